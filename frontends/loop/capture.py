@@ -1,0 +1,259 @@
+"""Capture: a call of a Python function becomes a graph, for every length where that is sound.
+
+Costs three traces of 6, 8 and 11 steps and a few attempts to find the time axis; independent of the
+length of the call, unless the program must be held to that length.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from linrec.errors import CaptureError
+from linrec.frontends.loop.counters import Unreadable, unreadable
+from linrec.frontends.loop.environment import Environment
+from linrec.frontends.loop.flatten import Flat, flatten
+from linrec.frontends.loop.generalize import generalize
+from linrec.frontends.loop.reroll import reroll
+from linrec.frontends.loop.trace import Trace, run_trace
+from linrec.ir import Graph, Use
+
+STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
+FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
+ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
+OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
+
+Axis = tuple[int, int]  # which tensor, which dimension
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured program.
+
+    The graph's effects are written back after each run: attributes by path (those in `assigned` are assigned,
+    other tensors written to), arguments as "argument:0".
+    `held` says why the program holds for the traced sizes only; None if it holds for every length.
+    """
+
+    graph: Graph
+    out_spec: pytree.TreeSpec
+    constants: dict[str, Tensor]
+    seconds: float
+    assigned: frozenset[str]
+    held: Unreadable | CaptureError | None = None
+
+
+def capture(function: Callable[..., Any], environment: Environment, args: Any, kwargs: Any, name: str) -> Capture:
+    """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
+    started = time.perf_counter()
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name)
+    held: Unreadable | CaptureError | None = None
+    found = tracer.time_axes()
+    if found is not None:
+        try:
+            graph, trace, flat, held = tracer.general(found)
+        except CaptureError as error:
+            held = error
+    if found is None or held is not None:
+        graph, trace, flat = tracer.own_length()
+        held = held or CaptureError("LR0406", "the program cannot run at other lengths")
+    graph = _with_effects(graph, trace, flat)
+    constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
+    return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
+
+
+@dataclass
+class _Tracer:
+    function: Callable[..., Any]
+    environment: Environment
+    args: Any
+    kwargs: Any
+    shapes: Shapes
+    name: str
+    tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
+
+    def argument_names(self) -> list[str]:
+        """What the user calls each tensor argument."""
+        try:
+            bound = inspect.signature(self.function).bind(*self.args, **self.kwargs).arguments
+        except (TypeError, ValueError):
+            bound = {}
+        known = {id(value): name for name, value in bound.items() if isinstance(value, Tensor)}
+        leaves = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        names: list[str] = []
+        for index, leaf in enumerate(leaves):
+            name = known.get(id(leaf), f"x{index}")
+            names.append(name if name not in names else f"{name}_{index}")
+        return names
+
+    def trace(self, shapes: Shapes, limit: int) -> Trace:
+        trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        if any(not isinstance(v, Tensor) for v in trace.changed.values()):
+            path = next(p for p, v in trace.changed.items() if not isinstance(v, Tensor))
+            raise CaptureError(
+                "LR0402", f"the call changes the Python value `{path}`, which later calls may read",
+                help="keep counters and caches outside forward, or make them tensors",
+            )  # fmt: skip
+        return trace
+
+    def resized(self, axes: Iterable[Axis], length: int, base: Shapes | None = None) -> Shapes:
+        """The call's shapes with `axes` set to `length`, keeping differences: T+1 stays T+1."""
+        shapes = [list(s) for s in (self.shapes if base is None else base)]
+        axes = list(axes)
+        least = min(self.shapes[i][d] for i, d in axes)
+        for i, d in axes:
+            shapes[i][d] = length + self.shapes[i][d] - least
+        return [tuple(s) for s in shapes]
+
+    def attempt(self, shapes: Shapes) -> Trace | None:
+        """A trace, or None where the program cannot run at these sizes; remembered by sizes."""
+        key = tuple(shapes)
+        if key not in self.tried:
+            self.tried[key] = self.attempted(shapes)
+        return self.tried[key]
+
+    def attempted(self, shapes: Shapes) -> Trace | None:
+        """The trace itself."""
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        level, log.disabled = log.disabled, True
+        try:
+            return self.trace(shapes, ATTEMPT_OPERATORS)
+        except CaptureError as error:
+            if error.code != "LR0407":
+                raise
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                raise
+        finally:
+            log.disabled = level
+        return None
+
+    def time_axes(self) -> list[Axis] | None:
+        """The axes along which the number of operators grows, or None."""
+        for axes in self.candidates():
+            short, longer = (self.attempt(self.resized(axes, steps)) for steps in STEPS[:2])
+            if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
+                return axes
+        return None
+
+    def candidates(self) -> Iterator[list[Axis]]:
+        """Sets of axes that may be time, likeliest first: axis 1, then 0, then the others."""
+        axes = [(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1]
+        tried: set[tuple[Axis, ...]] = set()
+        for i, d in sorted(axes, key=lambda a: (a[1] != 1, a[1], a[0])):
+            length = self.shapes[i][d]
+            near = [(j, e) for j, e in axes if self.shapes[j][e] == length and (e == d or j != i)]
+            for group in (
+                [(j, e) for j, e in near if e == d],
+                near,
+                [(j, e) for j, e in axes if self.shapes[j][e] == length],
+                [(j, e) for j, e in axes if 0 <= self.shapes[j][e] - length <= 1 and (e == d or j != i)],
+                [(j, e) for j, e in axes if -1 <= self.shapes[j][e] - length <= 1 and (e == d or j != i)],
+            ):
+                if tuple(group) not in tried:
+                    tried.add(tuple(group))
+                    yield group
+
+    def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
+        """One graph for every length, from traces at three; other sizes vary in the third."""
+        groups: dict[str, list[Axis]] = {}
+        for (where, _), group in self.other_sizes(axes):
+            names = ("B", "B2", "B3", "B4") if where == 0 else ("N", "N2", "N3", "N4")
+            groups.update({n: group for n in [n for n in names if n not in groups][:1]})
+        for free in self.choices(axes, groups):
+            try:
+                return self.generalized(axes, free)
+            except CaptureError:
+                if not free:
+                    raise
+        raise AssertionError("the last choice leaves no size free")
+
+    def other_sizes(self, axes: list[Axis]) -> list[tuple[tuple[int, int], list[Axis]]]:
+        """Sizes that may vary from call to call, those of leading axes first: (0 if leading, size) -> axes."""
+        groups: dict[tuple[int, int], list[Axis]] = {}
+        for i, s in enumerate(self.shapes):
+            for d, length in enumerate(s):
+                if length > 1 and (i, d) not in axes:
+                    groups.setdefault((min(d, 1), length), []).append((i, d))
+        return sorted(groups.items())
+
+    def choices(self, axes: list[Axis], groups: dict[str, list[Axis]]) -> Iterator[dict[str, list[Axis]]]:
+        """Which sizes to leave free: all of them, those that alone can change, none."""
+        if groups:
+            yield groups
+            base = self.resized(axes, STEPS[0])
+            normal = self.attempt(base)
+            single = {
+                name: group
+                for name, group in groups.items()
+                if (trial := self.attempt(self.varied({name: group}, base))) is not None
+                and normal is not None
+                and len(trial.graph.nodes) == len(normal.graph.nodes)
+            }
+            if single and single != groups:
+                yield single
+        yield {}
+
+    def varied(self, free: dict[str, list[Axis]], base: Shapes) -> Shapes:
+        """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
+        for group, more in zip(free.values(), FREE, strict=False):
+            base = self.resized(group, self.shapes[group[0][0]][group[0][1]] + more, base)
+        return base
+
+    def generalized(
+        self, axes: list[Axis], free: dict[str, list[Axis]]
+    ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
+        """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
+        traces: list[Trace] = []
+        graphs: list[Graph] = []
+        lengths: list[dict[str, int]] = []
+        for steps in STEPS:
+            shapes = self.resized(axes, steps)
+            if steps == STEPS[-1]:
+                shapes = self.varied(free, shapes)
+            trace = self.attempt(shapes)
+            at = {"T": steps} | {name: shapes[group[0][0]][group[0][1]] for name, group in free.items()}
+            if trace is None:
+                raise CaptureError("LR0412", f"the program does not run at {at}")
+            flat = _flat(trace, self.environment, self.argument_names())
+            graphs.append(reroll(flat, [steps], tables=False, name=self.name))
+            traces.append(trace)
+            lengths.append(at)
+        return generalize(graphs, lengths), traces[-1], flat, unreadable([t.watch for t in traces])
+
+    def own_length(self) -> tuple[Graph, Trace, Flat]:
+        """The program at the sizes of this call, steps that differ becoming tables over time."""
+        trace = self.trace(self.shapes, OWN_LENGTH_OPERATORS)
+        flat = _flat(trace, self.environment, self.argument_names())
+        sizes = {n for s in self.shapes for n in s} | {
+            n for i in flat.inputs for n in i.type.shape if isinstance(n, int)
+        }
+        return reroll(flat, [n for n in sizes if n > 1], tables=True, name=self.name), trace, flat
+
+
+def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:
+    flat = flatten(trace, environment, names)
+    flat.outputs = [*flat.outputs, *(Use(v) for v in flat.mutated.values())]
+    return flat
+
+
+def _with_effects(graph: Graph, trace: Trace, flat: Flat) -> Graph:
+    """Split the outputs into what the call returns and what it leaves behind."""
+    returned = trace.spec.num_leaves
+    paths = {i.name: i.path for i in graph.inputs}
+    targets = [
+        *trace.effect_paths,
+        *(paths[name] or f"argument:{flat.arguments.index(name)}" for name in flat.mutated),
+    ]
+    left = graph.outputs[returned:]
+    effects = tuple((path, use) for path, use in zip(targets, left, strict=True) if isinstance(use, Use))
+    return replace(graph, outputs=graph.outputs[:returned], effects=effects)

@@ -1,0 +1,221 @@
+"""Counters: is what a program does at step t, or at length T, known from a few short traces?
+
+Short traces prove nothing about later steps: `0.9 if t < 100 else 0.5` and `x[:, min(t, 200)]` look
+plain at T = 9. So a trace speaks for every length only if each Python value that changed from step
+to step (a loop counter) or from length to length is used, in the user's source, solely
+
+    as an index of a tensor, plus or minus what does not change      x[:, t], y[t - 1], x[:, -t - 1]
+    to count                                                         range(n), while t < n, t += 1
+    to compare with 0, 1 or 2                                        if t > 0: (the traces pass these)
+    as a size                                                        x.new_zeros(n, 4), x / n
+
+Anything else is unreadable here, and the program is held to the length it was traced at.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from torch import Tensor, nn
+
+from linrec.frontends.loop.trace import Watch
+from linrec.ir import Source
+
+_LARGEST_PEELED = 2
+_INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
+_STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
+_SIZING = frozenset({
+    "range", "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_full", "new_empty", "randn", "rand",
+    "view", "reshape", "expand", "arange", "enumerate", "reversed", "zip", "repeat", "split", "chunk", "size", "print",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A use of a counter that short traces cannot speak for."""
+
+    name: str
+    source: Source
+
+
+def unreadable(watches: Collection[Watch]) -> Unreadable | None:
+    """The first use of a Python value that changes with t or T in a way that is not read, or None."""
+    stepping = {key for w in watches for key, seen in w.values.items() if len(set(map(repr, seen))) > 1}
+    first, *others = watches
+    sizing = {
+        key for key, seen in first.values.items() if any(w.values.get(key, seen)[-1] != seen[-1] for w in others)
+    } - stepping
+    called = {code.co_name for w in watches for code in w.codes}
+    for watch in watches:
+        for code in watch.codes:
+            found = _Scope(code, watch, stepping, sizing, called).first()
+            if found is not None:
+                return found
+    return None
+
+
+class _Scope:
+    """One function of the user's that ran."""
+
+    def __init__(
+        self,
+        code: CodeType,
+        watch: Watch,
+        stepping: Collection[tuple[CodeType, str]],
+        sizing: Collection[tuple[CodeType, str]],
+        called: Collection[str],
+    ) -> None:
+        self.code, self.watch, self.called = code, watch, called
+        self.stepping = {name for c, name in stepping if c is code}
+        self.sizing = {name for c, name in sizing if c is code}
+
+    def first(self) -> Unreadable | None:
+        node = _definition(self.code)
+        if node is None:
+            names = self.stepping | self.sizing
+            return Unreadable(min(names), Source(self.code.co_filename, self.code.co_firstlineno)) if names else None
+        self.parents = {child: parent for parent in ast.walk(node) for child in ast.iter_child_nodes(parent)}
+        for name in self._names(node):
+            if not self._is_read(name):
+                return self._unreadable(name, ast.unparse(name))
+        for call in self._stateful(node):
+            return self._unreadable(call, ast.unparse(call))
+        return None
+
+    def _unreadable(self, node: ast.expr, text: str) -> Unreadable:
+        return Unreadable(text, Source(self.code.co_filename, node.lineno, node.col_offset, node.end_col_offset or 0))
+
+    def _names(self, node: ast.AST) -> Iterator[ast.expr]:
+        for child in ast.walk(node):
+            if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load):
+                if child.id in self.stepping or child.id in self.sizing:
+                    yield child
+            elif isinstance(child, ast.Attribute) and child.attr == "shape":
+                yield child
+            elif isinstance(child, ast.Call) and _called_name(child) in ("size", "len", "numel"):
+                yield child
+
+    def _is_read(self, node: ast.expr) -> bool:
+        """Climb from a counter through affine arithmetic to what uses it."""
+        inside: ast.AST = node
+        while True:
+            parent = self.parents.get(inside)
+            if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add | ast.Sub | ast.Mult):
+                inside = parent
+            elif isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.USub):
+                inside = parent
+            elif isinstance(parent, ast.Tuple | ast.Slice | ast.List | ast.Starred | ast.keyword):
+                inside = parent
+            elif isinstance(parent, ast.Subscript) and parent.value is inside:
+                inside = parent  # x.shape[1]
+            else:
+                break
+        return self._allows(parent, inside, self._is_size(node))
+
+    def _is_size(self, node: ast.expr) -> bool:
+        return not (isinstance(node, ast.Name) and node.id in self.stepping)
+
+    def _allows(self, parent: ast.AST | None, inside: ast.AST, is_size: bool) -> bool:
+        match parent:
+            case ast.Subscript(value=value, slice=index) if index is inside:
+                return self._holds_tensors(value)
+            case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr():
+                return True  # the name assigned changes too, and is looked at in its turn
+            case ast.Return():
+                return is_size
+            case ast.Call():
+                name = _called_name(parent)
+                return (
+                    name in _INDEXING
+                    or name in self.called
+                    or (is_size and name in _SIZING)
+                    or self._is_module(parent.func)
+                )
+            case ast.BinOp():
+                return is_size and isinstance(parent.op, ast.Div | ast.FloorDiv) and parent.right is inside
+            case ast.While() | ast.comprehension() | ast.For() | ast.Expr():
+                return True
+            case ast.Compare(left=left, comparators=[right]):
+                other = right if inside is left else left
+                if isinstance(self.parents.get(parent), ast.While):
+                    return True
+                small = isinstance(other, ast.Constant) and isinstance(other.value, int)
+                return small and 0 <= other.value <= _LARGEST_PEELED  # type: ignore[attr-defined, no-any-return]
+            case _:
+                return False
+
+    def _holds_tensors(self, container: ast.expr) -> bool:
+        """May the container be indexed by a counter: a tensor, or a list of tensors?"""
+        if isinstance(container, ast.Attribute) and container.attr == "shape":
+            return True
+        value = self._evaluate(container)
+        if isinstance(value, list | tuple):
+            return all(isinstance(v, Tensor) for v in value)
+        return isinstance(value, Tensor) or (value is None and isinstance(container, ast.Call))
+
+    def _evaluate(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Name):
+            found = self.watch.objects.get((self.code, node.id))
+            return self.watch.codes[self.code].get(node.id) if found is None else found
+        if isinstance(node, ast.Attribute):
+            owner = self._evaluate(node.value)
+            if isinstance(owner, nn.Module):
+                spaces = (vars(owner), owner._parameters, owner._buffers, owner._modules)
+                return next((space[node.attr] for space in spaces if node.attr in space), None)
+            if isinstance(owner, Tensor) and node.attr in ("T", "mT", "data", "real", "imag"):
+                return owner
+        if isinstance(node, ast.Subscript):
+            owner = self._evaluate(node.value)
+            if isinstance(owner, Tensor):
+                return owner
+        return None
+
+    def _is_module(self, function: ast.expr) -> bool:
+        value = self._evaluate(function)
+        return isinstance(value, nn.Module) and "forward" in self.called
+
+    def _stateful(self, node: ast.AST) -> Iterator[ast.Call]:
+        for loop in ast.walk(node):
+            if isinstance(loop, ast.For | ast.While):
+                for statement in loop.body:
+                    for call in ast.walk(statement):
+                        if isinstance(call, ast.Call) and _called_name(call) in _STATEFUL:
+                            yield call
+
+
+def _called_name(call: ast.Call) -> str:
+    if isinstance(call.func, ast.Name):
+        return call.func.id
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_files: dict[tuple[str, int], ast.Module | None] = {}
+
+
+def _definition(code: CodeType) -> ast.AST | None:
+    """The syntax tree of the function `code` was made from, or None without source."""
+    lines = linecache.getlines(code.co_filename)
+    key = (code.co_filename, hash("".join(lines)))
+    if key not in _files:
+        try:
+            _files[key] = ast.parse("".join(lines)) if lines else None
+        except SyntaxError:
+            _files[key] = None
+    tree = _files[key]
+    if tree is None:
+        return None
+    if code.co_name == "<module>":
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, _SCOPES):
+            decorators = getattr(node, "decorator_list", [])
+            line = min([node.lineno, *(d.lineno for d in decorators)])
+            if line == code.co_firstlineno and getattr(node, "name", code.co_name) == code.co_name:
+                return node
+    return None

@@ -1,0 +1,208 @@
+"""What a program reads besides its arguments: tensors to lift, Python values to watch.
+
+A tensor that a program reaches through a module, a closure, a global or a default argument is found
+again by its *path* at every call, so that training, `net.w = ...` and `.to()` take effect at once.
+Every other reachable value is part of the *fingerprint*: a program is captured anew when it changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Getter = Callable[[], Any]
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PRIVATE = frozenset(vars(nn.Module())) - {"training"}
+_DEPTH = 4
+
+
+@dataclass
+class Environment:
+    """Everything reachable from one callable: `tensors` by path, `values` by path, its modules."""
+
+    tensors: dict[str, Getter] = field(default_factory=dict)
+    values: dict[str, Getter] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    containers: dict[str, Any] = field(default_factory=dict)
+
+    def role(self, path: str) -> str:
+        """Is the tensor at `path` a "param", a "buffer" or merely "captured"?"""
+        value = self.tensors[path]()
+        if isinstance(value, nn.Parameter):
+            return "param"
+        owner, _, name = path.rpartition(".")
+        module = self.modules.get(owner)
+        return "buffer" if module is not None and name in module._buffers else "captured"
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """A value that changes whenever something other than a tensor that the program may read does."""
+        return tuple(_frozen(get()) for get in self.values.values())
+
+
+def reachable(function: Callable[..., Any]) -> Environment:
+    """The environment of a function, a bound method, a partial or a module's forward."""
+    found = Environment()
+    _function(function, "", found, set())
+    return found
+
+
+def _function(function: Any, prefix: str, found: Environment, seen: set[int]) -> None:
+    if isinstance(function, functools.partial):
+        for i, value in enumerate(function.args):
+            _value(lambda f=function, i=i: f.args[i], value, f"{prefix}args.{i}", found, seen)
+        for key, value in function.keywords.items():
+            _value(lambda f=function, k=key: f.keywords[k], value, f"{prefix}keywords.{key}", found, seen)
+        return _function(function.func, prefix, found, seen)
+    if inspect.ismethod(function):
+        owner = function.__self__
+        _value(lambda: owner, owner, prefix.rstrip("."), found, seen)
+        function = function.__func__
+    function = inspect.unwrap(function)
+    if not isinstance(function, types.FunctionType) or id(function) in seen:
+        return
+    seen.add(id(function))
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name != "__class__" and _filled(cell):
+            _value(lambda c=cell: c.cell_contents, cell.cell_contents, f"{prefix}closure:{name}", found, seen)
+    for i, value in enumerate(function.__defaults__ or ()):
+        _value(lambda f=function, i=i: f.__defaults__[i], value, f"{prefix}default:{i}", found, seen)
+    for key, value in (function.__kwdefaults__ or {}).items():
+        _value(lambda f=function, k=key: f.__kwdefaults__[k], value, f"{prefix}default:{key}", found, seen)
+    space = function.__globals__
+    for name in _global_names(function.__code__):
+        if name in space:
+            _value(lambda s=space, n=name: s.get(n), space[name], f"{prefix}global:{name}", found, seen)
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return False
+    return True
+
+
+def _value(get: Getter, value: Any, path: str, found: Environment, seen: set[int], depth: int = 0) -> None:
+    if isinstance(value, Tensor):
+        found.tensors.setdefault(path, get)
+    elif isinstance(value, nn.Module):
+        _module(value, path, found, seen)
+    elif isinstance(value, types.FunctionType):
+        if not _is_library(value.__module__):
+            _function(value, f"{path}/", found, seen)
+        found.values.setdefault(path, get)
+    elif isinstance(value, types.ModuleType | type):
+        return
+    elif isinstance(value, list | tuple | dict | deque) and depth < _DEPTH and len(value) <= 256:
+        found.containers.setdefault(path, value)
+        found.values.setdefault(f"{path}#", get)
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            _value(lambda g=get, k=key: g()[k], item, f"{path}.{key}", found, seen, depth + 1)
+    else:
+        found.values.setdefault(path, get)
+
+
+def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) -> None:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    found.modules[path] = module
+    dot = f"{path}." if path else ""
+    for name in (*module._parameters, *module._buffers):
+        value = getattr(module, name)
+        if value is None:
+            found.values.setdefault(dot + name, lambda m=module, n=name: getattr(m, n, None))
+        else:
+            found.tensors.setdefault(dot + name, lambda m=module, n=name: getattr(m, n))
+    for name, value in list(vars(module).items()):
+        if name not in _PRIVATE and not name.startswith("_linrec"):
+            _value(lambda m=module, n=name: vars(m).get(n), value, dot + name, found, seen)
+    for name, child in module._modules.items():
+        if child is not None:
+            _module(child, dot + name, found, seen)
+    if not _is_library(type(module).__module__):
+        forward = vars(module).get("forward", type(module).forward)
+        _function(inspect.unwrap(forward), f"{dot}forward/", found, seen)
+
+
+def _is_library(name: str | None) -> bool:
+    top = (name or "").partition(".")[0]
+    return top in {"torch", "numpy", "math", "builtins", "collections", "functools", "itertools", "linrec"} and not (
+        name or ""
+    ).startswith("linrec.nn")
+
+
+def _frozen(value: Any, depth: int = 0) -> Any:
+    """Equal iff a program cannot tell the difference, as far as Python values go."""
+    if isinstance(value, bool | int | float | complex | str | bytes | type(None)):
+        return (type(value), value)
+    if isinstance(value, Tensor):
+        return Tensor
+    if isinstance(value, list | tuple | deque) and depth < _DEPTH and len(value) <= 256:
+        return (type(value), tuple(_frozen(item, depth + 1) for item in value))
+    if isinstance(value, dict) and depth < _DEPTH and len(value) <= 256:
+        return (dict, tuple((key, _frozen(item, depth + 1)) for key, item in value.items()))
+    return id(value)
+
+
+class Restored:
+    """A context that leaves attributes and containers of an environment as they were.
+
+    On exit `changed` maps the path of every attribute that the body assigned to its new value.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._modules = environment.modules
+        self._containers = environment.containers
+        self.changed: dict[str, Any] = {}
+
+    def __enter__(self) -> Restored:
+        self._attributes = {
+            path: [dict(space) for space in (vars(m), m._parameters, m._buffers, m._modules)]
+            for path, m in self._modules.items()
+        }
+        self._items = {path: (c, c.copy() if not isinstance(c, tuple) else c) for path, c in self._containers.items()}
+        self._random = torch.get_rng_state()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_rng_state(self._random)
+        for path, module in self._modules.items():
+            dot = f"{path}." if path else ""
+            spaces = (vars(module), module._parameters, module._buffers, module._modules)
+            for space, before in zip(spaces, self._attributes[path], strict=True):
+                for name in [*before, *(n for n in space if n not in before)]:
+                    old, new = before.get(name, _ABSENT), space.get(name, _ABSENT)
+                    if old is not new and not name.startswith("_linrec"):
+                        self.changed[dot + name] = new
+                space.clear()
+                space.update(before)
+        for path, (container, before) in self._items.items():
+            if isinstance(container, MutableSequence | MutableMapping) and not _same(container, before):
+                self.changed[path] = type(container)(container)
+                container.clear()
+                (container.update if isinstance(container, MutableMapping) else container.extend)(before)
+
+
+_ABSENT = object()
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, MutableMapping):
+        return left.keys() == right.keys() and all(left[k] is right[k] for k in left)
+    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))

@@ -1,0 +1,312 @@
+"""Flatten: fx nodes to ops in single assignment, in-place writes removed.
+
+A write to a tensor gives a new value of it; a write to a view gives a new value of what it views,
+by the scatter that belongs to the view, and every other view of that tensor is made again when next
+read. `select(select_scatter(y, v, d, i), d, j)` is `v` if i = j and reads `y` if not, so a loop
+that keeps its states in an output array becomes one that keeps them in values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from linrec.errors import CaptureError
+from linrec.frontends.loop.environment import Environment
+from linrec.frontends.loop.trace import Trace
+from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
+
+_SHORT = {
+    torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
+    torch.complex64: "c64", torch.complex128: "c128", torch.int64: "i64", torch.int32: "i32",
+    torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
+}  # fmt: skip
+
+# how a new value of a view becomes a new value of what it views: same arguments, after (base, new)
+_SCATTER = {"select": "select_scatter", "slice": "slice_scatter", "diagonal": "diagonal_scatter"}
+_RESHAPED = frozenset({"view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten", "view_as"})
+_ALIASES = frozenset({"transpose", "t", "permute", "numpy_T", "mT", "detach", "alias", "expand", "narrow", "real"})
+_VIEWS = frozenset(_SCATTER) | _RESHAPED | _ALIASES
+
+
+@dataclass
+class Flat:
+    """A straight-line program: `stacks` has the user's lines of each op, `values` the captured tensors."""
+
+    inputs: list[Input] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    outputs: list[Arg] = field(default_factory=list)
+    stacks: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    captured: dict[str, Any] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+    mutated: dict[str, str] = field(default_factory=dict)  # input name -> value it was left with
+
+
+@dataclass
+class _View:
+    base: fx.Node
+    kind: str
+    args: tuple[Arg, ...]
+    version: int
+
+
+class _Flattener:
+    def __init__(self, trace: Trace, environment: Environment, names: list[str]) -> None:
+        self.trace = trace
+        self.flat = Flat(arguments=names)
+        self.value: dict[fx.Node, Arg] = {}
+        self.views: dict[fx.Node, _View] = {}
+        self.version: dict[fx.Node, int] = {}
+        self.made: dict[str, Op] = {}
+        self.paths = {id(get()): path for path, get in reversed(environment.tensors.items())}
+        self.environment = environment
+        self.by_tensor: dict[int, Arg] = {}
+        self.sources: dict[fx.Node, str] = {}  # captured tensors as the trace sees them
+        self.fresh = 0
+
+    def run(self) -> Flat:
+        placeholders = [n for n in self.trace.graph.nodes if n.op == "placeholder"]
+        for name, node in zip(self.flat.arguments, placeholders, strict=True):
+            self.flat.inputs.append(Input(name, type_of(node.meta["val"])))
+            self.value[node] = Use(name)
+        for node in self.trace.graph.nodes:
+            if node.op == "get_attr":
+                self.value[node] = captured = self._captured(getattr(self.trace.module, node.target))
+                if isinstance(captured, Use):
+                    self.sources[node] = captured.name
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                results = node.args[0]
+                self.flat.outputs = [self.arg(a) for a in (results if isinstance(results, list | tuple) else [results])]
+        for node, start in (self.sources | dict(zip(placeholders, self.flat.arguments, strict=True))).items():
+            now = self.read(node)
+            if isinstance(now, Use) and now.name != start:
+                self.flat.mutated[start] = now.name
+        return self.flat
+
+    def _captured(self, tensor: Any) -> Arg:
+        if not isinstance(tensor, Tensor):
+            raise CaptureError("LR0409", f"the program holds a {type(tensor).__name__} that is no tensor")
+        key = id(tensor)
+        if key not in self.by_tensor:
+            path = self.paths.get(key)
+            role = self.environment.role(path) if path is not None else "captured"
+            name = _identifier(path) if path is not None else f"c{len(self.by_tensor)}"
+            while any(i.name == name for i in self.flat.inputs):
+                name += "_"
+            self.flat.inputs.append(Input(name, type_of(tensor), role, path or ""))  # type: ignore[arg-type]
+            self.flat.captured[name] = tensor
+            self.by_tensor[key] = Use(name)
+        return self.by_tensor[key]
+
+    # reading -------------------------------------------------------------------------------------
+
+    def read(self, node: fx.Node) -> Arg:
+        view = self.views.get(node)
+        if view is not None:
+            base = self.read(view.base)
+            if view.version != self.version.get(view.base, 0):
+                view.version = self.version[view.base]
+                self.value[node] = self.emit(view.kind, (base, *view.args), (), node.meta["val"], node)
+                self.version[node] = self.version.get(node, 0) + 1
+        return self.value[node]
+
+    def arg(self, value: Any) -> Arg:
+        if isinstance(value, fx.Node):
+            return self.read(value)
+        if isinstance(value, list | tuple):
+            return tuple(self.arg(item) for item in value)
+        if isinstance(value, bool | int | float | complex | str | type(None)):
+            return value
+        if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
+            return Atom(str(value).replace("torch.", ""))
+        raise CaptureError("LR0409", f"an operator has a {type(value).__name__} as argument")
+
+    # making --------------------------------------------------------------------------------------
+
+    def emit(
+        self, kind: str, args: tuple[Arg, ...], attrs: tuple[tuple[str, Arg], ...], value: Any, node: fx.Node
+    ) -> Arg:
+        args = self._positive(kind, args)
+        if kind == "select":
+            base, element = self._past_writes(args)
+            if element is not None:
+                return element
+            args = (base, *args[1:])
+        self.fresh += 1
+        name = f"v{self.fresh}"
+        type_ = tuple(type_of(v) for v in value) if isinstance(value, list | tuple) else type_of(value)
+        stack = self.trace.stacks.get(node.name, ())
+        op = Op(name, kind, args, attrs, type_, source=stack[-1] if stack else None)
+        self.flat.ops.append(op)
+        self.flat.stacks[name] = stack
+        self.made[name] = op
+        return Use(name)
+
+    def _positive(self, kind: str, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
+        """Count a dimension and an index from the front."""
+        at = {"select": 1, "select_scatter": 2}.get(kind)
+        if at is None or not isinstance(args[0], Use):
+            return args
+        shape = self._type(args[0]).shape
+        dim, index = args[at], args[at + 1]
+        if isinstance(dim, int) and isinstance(index, int):
+            dim = dim % len(shape)
+            index = index + shape[dim] if index < 0 else index  # type: ignore[assignment]
+        return (*args[:at], dim, index)
+
+    def _type(self, use: Use) -> Type:
+        made = self.made.get(use.name)
+        found = made.type if made is not None else next(i.type for i in self.flat.inputs if i.name == use.name)
+        assert isinstance(found, Type)
+        return found
+
+    def _past_writes(self, args: tuple[Arg, ...]) -> tuple[Arg, Arg | None]:
+        """What to read instead of an array written element by element: (array, or the element itself)."""
+        base, dim, index = args
+        while isinstance(base, Use) and base.name in self.made:
+            op = self.made[base.name]
+            if op.kind != "select_scatter" or op.args[2] != dim or not isinstance(index, int):
+                break
+            if op.args[3] == index:
+                return base, op.args[1]
+            base = op.args[0]
+        return base, None
+
+    def _call(self, node: fx.Node) -> None:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return self._other(node)
+        kind = node.target._schema.name.partition("::")[2]
+        if node.target.namespace != "aten":
+            raise CaptureError("LR0410", f"the operator {node.target} is not one of torch's own")
+        value = node.meta["val"]
+        written = [
+            i for i, a in enumerate(node.target._schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+        ]
+        if written:
+            return self._write(node, kind, value)
+        args = tuple(self.arg(a) for a in node.args)
+        attrs = tuple((k, self.arg(a)) for k, a in node.kwargs.items() if not (k == "pin_memory" and not a))
+        self.value[node] = self.emit(kind, args, attrs, value, node)
+        if kind in _VIEWS and isinstance(node.args[0], fx.Node) and isinstance(value, Tensor):
+            base = node.args[0]
+            self.views[node] = _View(base, kind, args[1:], self.version.get(base, 0))
+
+    def _other(self, node: fx.Node) -> None:
+        name = getattr(node.target, "__name__", str(node.target))
+        if name == "getitem":
+            source, index = node.args
+            self.value[node] = self.emit("getitem", (self.arg(source), index), (), node.meta["val"], node)
+        elif "set_grad_enabled" in name:
+            raise CaptureError(
+                "LR0403", "gradients are switched on or off inside the program",
+                **self._place(node), help="put torch.no_grad() around the call, or use detach() on inputs",
+            )  # fmt: skip
+        else:
+            raise CaptureError("LR0410", f"the operator {name} is not one of torch's own", **self._place(node))
+
+    def _place(self, node: fx.Node) -> dict[str, Any]:
+        stack = self.trace.stacks.get(node.name, ())
+        return {"file": stack[-1].file, "line": stack[-1].line} if stack else {}
+
+    # writing -------------------------------------------------------------------------------------
+
+    def _write(self, node: fx.Node, kind: str, value: Any) -> None:
+        target = node.args[0]
+        if not isinstance(target, fx.Node) or not kind.endswith("_") or "out" in node.kwargs:
+            raise CaptureError(
+                "LR0411", f"`{kind}` writes to its arguments in a way linrec does not know", **self._place(node)
+            )
+        args = tuple(self.arg(a) for a in node.args)
+        attrs = tuple((k, self.arg(a)) for k, a in node.kwargs.items())
+        old = target.meta["val"]
+        if kind == "copy_":
+            source = node.args[1].meta["val"] if isinstance(node.args[1], fx.Node) else None
+            new: Arg = args[1]
+            if source is None or source.shape != old.shape or source.dtype != old.dtype:
+                new = self.emit("copy", args[:2], (), old, node)
+        elif kind in ("fill_", "zero_"):
+            new = self.emit("full_like", (args[0], args[1] if kind == "fill_" else 0), (), old, node)
+        else:
+            result = _meta(getattr(torch.ops.aten, kind[:-1]), node)
+            new = self.emit(kind[:-1], args, attrs, result, node)
+            if result.dtype != old.dtype:
+                new = self.emit("to", (new, Atom(str(old.dtype).removeprefix("torch."))), (), old, node)
+        self._assign(target, new, node)
+        self.value[node] = self.value[target]
+        self.views[node] = _View(target, "alias", (), self.version[target])
+
+    def _assign(self, target: fx.Node, new: Arg, node: fx.Node) -> None:
+        """`target` holds `new` from now on, and so does the part of its base that it views."""
+        view = self.views.get(target)
+        if view is not None:
+            base = self.read(view.base)
+            shape = view.base.meta["val"]
+            if view.kind in _SCATTER:
+                whole = self.emit(_SCATTER[view.kind], (base, new, *view.args), (), shape, node)
+            elif view.kind == "alias":
+                whole = new
+            elif view.kind in _RESHAPED:
+                whole = self.emit("reshape", (new, tuple(shape.shape)), (), shape, node)
+            elif view.kind == "transpose":
+                whole = self.emit("transpose", (new, *view.args), (), shape, node)
+            else:
+                raise CaptureError("LR0411", f"a write through `{view.kind}`", **self._place(node))
+            self._assign(view.base, whole, node)
+            view.version = self.version[view.base]
+        self.value[target] = new
+        self.version[target] = self.version.get(target, 0) + 1
+
+
+def _meta(operator: Callable[..., Any], node: fx.Node) -> Tensor:
+    """The result the out-of-place operator would have, without data."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            v = value.meta["val"]
+            return torch.empty(v.shape, dtype=v.dtype, device="meta")
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return operator(*map(plain, node.args), **{k: plain(v) for k, v in node.kwargs.items()})
+
+
+def type_of(value: Any) -> Type:
+    """The IR type of a tensor."""
+    if not isinstance(value, Tensor):
+        raise CaptureError("LR0409", f"an operator returns a {type(value).__name__}, which is no tensor")
+    return Type(_SHORT.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
+
+
+def _identifier(path: str) -> str:
+    name = "".join(c if c.isalnum() or c in "._" else "_" for c in path)
+    return name if name[:1].isalpha() or name[:1] == "_" else f"p{name}"
+
+
+def flatten(trace: Trace, environment: Environment, names: list[str]) -> Flat:
+    """The trace as a straight-line program without in-place writes, its arguments named. Raises CaptureError."""
+    return _normalise(_Flattener(trace, environment, names).run())
+
+
+def _normalise(flat: Flat) -> Flat:
+    """`getitem(unbind(x, d), i)` is `select(x, d, i)`; so are pieces of size one of split and chunk."""
+    made = {op.result: op for op in flat.ops}
+    ops: list[Op] = []
+    for op in flat.ops:
+        if op.kind == "getitem" and isinstance(op.args[0], Use):
+            whole = made[op.args[0].name]
+            dim = whole.args[1] if whole.kind == "unbind" and len(whole.args) > 1 else dict(whole.attrs).get("dim", 0)
+            if whole.kind == "unbind":
+                op = replace(op, kind="select", args=(whole.args[0], dim, op.args[1]))
+        ops.append(op)
+    read = (
+        {use.name for op in ops for use in op.uses()}
+        | {u.name for u in uses_in(tuple(flat.outputs))}
+        | {*flat.mutated.values()}
+    )
+    flat.ops = [op for op in ops if op.result in read or not isinstance(op.type, tuple)]
+    return flat

@@ -1,0 +1,453 @@
+"""Re-rolling: a straight-line program in which a body repeats becomes a loop over signals.
+
+Two ops may be the same step of a body if they have the same *token*: operator, the user's lines
+from the outermost call inwards, result type, and everything in the arguments but numbers and reads.
+A period p repeats where token i equals token i + p. Of all repeats we want the one that runs over
+time: its count is near a length T of the program (an inner loop of 3, or two whole loops taken as
+one period, are not). Then repeat i is compared with repeat i + 1, argument by argument:
+
+    the same value of outside              invariant
+    a value of the same repeat             a read without delay
+    a value of d repeats before            a read with delay d; what stood there before is the init
+    x[start + stride*i] along an axis      a signal
+    values or numbers that differ          a table over time (only where no length is general)
+
+What the rest of the program reads of a loop is the list of all repeats (`stack`), the last one
+(`last`) or a single one (`pick`). Unrolling the result gives back the program op by op.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from linrec.errors import CaptureError
+from linrec.frontends.loop.flatten import Flat
+from linrec.frontends.loop.naming import directed, named
+from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
+
+_PEELED = 3  # how many steps at either end of a loop may differ from the rest
+_LONGEST = 4000  # ops in one step
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Ops start .. start + period*count are `count` repeats of one body."""
+
+    start: int
+    period: int
+    count: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.period * self.count
+
+
+def reroll(flat: Flat, lengths: Iterable[int], *, tables: bool, name: str) -> Graph:
+    """The loop program of a straight-line one; `lengths` are the sizes that may be a trip count.
+
+    With `tables`, numbers may differ from step to step in any way: the result then holds for this
+    length only. Raises CaptureError (LR0405, LR0406) when steps differ in a way no loop has.
+    """
+    repeats = find_repeats(flat, sorted(set(lengths), reverse=True))
+    if not repeats:
+        raise CaptureError("LR0406", "no part of the program repeats over time, so there is nothing to parallelise")
+    return _Reroller(flat, repeats, tables, name).run()
+
+
+def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
+    """Non-overlapping repeats over time, in program order."""
+    tokens = _tokens(flat)
+    found: list[Repeat] = []
+    for length in lengths:
+        found += _repeats_of(flat, tokens, length, found)
+    return sorted(found, key=lambda r: r.start)
+
+
+def _tokens(flat: Flat) -> np.ndarray:
+    numbers: dict[object, int] = {}
+    return np.array(
+        [
+            numbers.setdefault(
+                (
+                    op.kind,
+                    tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]),
+                    _skeleton(op.args),
+                    tuple((k, _skeleton(v)) for k, v in op.attrs),
+                    op.type,
+                ),
+                len(numbers),
+            )
+            for op in flat.ops
+        ],
+        dtype=np.int64,
+    )
+
+
+def _skeleton(arg: Arg) -> object:
+    if isinstance(arg, tuple):
+        return tuple(map(_skeleton, arg))
+    if isinstance(arg, Use):
+        return "%"
+    return type(arg) if isinstance(arg, int | float) and not isinstance(arg, bool) else arg
+
+
+def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]) -> list[Repeat]:
+    n, least = len(tokens), max(length - _PEELED, 2)
+    runs: list[tuple[int, int, int]] = []  # period, start, stop of the equal stretch
+    for period in range(1, min(n // least, _LONGEST) + 1):
+        same = np.concatenate(([False], tokens[period:] == tokens[:-period], [False]))
+        edges = np.flatnonzero(same[1:] != same[:-1])
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            if (stop - start) // period + 1 >= least:
+                runs.append((period, int(start), int(stop) + period))
+    chosen: list[Repeat] = []
+    for period, start, stop in runs:  # smallest period first: two whole loops never win over one
+        count = (stop - start) // period
+        if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
+            continue
+        slack = (stop - start) - count * period
+        offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))
+        count = (stop - start - offset) // period
+        chosen.append(Repeat(start + offset, period, count))
+    return chosen
+
+
+def _place(flat: Flat, index: int) -> tuple[tuple[int, int], ...]:
+    """The user's lines of an op, outermost first: the first op of a body has the smallest."""
+    return tuple((s.line, s.start) for s in flat.stacks[flat.ops[index].result])
+
+
+class _Reroller:
+    def __init__(self, flat: Flat, repeats: list[Repeat], tables: bool, name: str) -> None:
+        self.flat, self.repeats, self.tables, self.name = flat, repeats, tables, name
+        self.made = {op.result: op for op in flat.ops}
+        self.types: dict[str, Type] = {i.name: i.type for i in flat.inputs}
+        self.types |= {op.result: op.type for op in flat.ops if isinstance(op.type, Type)}
+        self.where: dict[str, tuple[int, int, int]] = {}  # value -> loop, repeat, op of the body
+        for loop, r in enumerate(repeats):
+            for i in range(r.count):
+                for j in range(r.period):
+                    self.where[flat.ops[r.start + i * r.period + j].result] = (loop, i, j)
+        self.ops: list[Op] = []
+        self.times: list[Time] = []
+        self.inits: dict[str, list[Arg]] = {}
+        self.renamed: dict[str, Arg] = {}
+        self.cache: dict[object, Use] = {}
+        self.arrays: dict[str, Arg] = {}
+
+    def run(self) -> Graph:
+        done = 0
+        for loop, repeat in enumerate(self.repeats):
+            for op in self.flat.ops[done : repeat.start]:
+                self._outside(op)
+            self._loop(loop, repeat)
+            done = repeat.stop
+        for op in self.flat.ops[done:]:
+            self._outside(op)
+        outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
+        ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
+        graph = Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)
+        return named(directed(replace(graph, ops=order(graph.ops))))
+
+    # outside of loops ----------------------------------------------------------------------------
+
+    def _outside(self, op: Op) -> None:
+        if op.kind in ("stack", "cat") and isinstance(op.args[0], tuple):
+            self.ops.append(self._joined(op))
+        else:
+            self.ops.append(replace(op, args=tuple(map(self._read_outside, op.args)), attrs=self._attrs(op)))
+
+    def _attrs(self, op: Op) -> tuple[tuple[str, Arg], ...]:
+        return tuple((k, self._read_outside(a)) for k, a in op.attrs)
+
+    def _read_outside(self, arg: Arg) -> Arg:
+        if isinstance(arg, tuple):
+            return tuple(map(self._read_outside, arg))
+        if not isinstance(arg, Use):
+            return arg
+        if arg.name in self.renamed:
+            return self.renamed[arg.name]
+        if arg.name not in self.where:
+            return arg
+        loop, i, j = self.where[arg.name]
+        repeat = self.repeats[loop]
+        signal = self._body_name(loop, j)
+        if signal in self.arrays and i == repeat.count - 1:
+            return self.arrays[signal]
+        kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
+        return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
+
+    def _once(self, key: object, kind: str, args: tuple[Arg, ...], type_: Type | None) -> Use:
+        if key not in self.cache:
+            self.cache[key] = self._new(kind, args, type_)
+        return self.cache[key]
+
+    def _new(self, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
+        name = f"{kind}{len(self.ops)}"
+        self.ops.append(Op(name, kind, args, (), type_, time))
+        return Use(name)
+
+    def _joined(self, op: Op) -> Op:
+        """stack or cat of a list that holds whole loops: each run of repeats becomes one `stack`."""
+        items = op.args[0]
+        assert isinstance(items, tuple) and isinstance(op.type, Type)
+        dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
+        assert isinstance(dim, int)
+        rank = len(op.type.shape)
+        axis = dim % rank
+        parts: list[Arg] = []
+        i = 0
+        while i < len(items):
+            run = self._run_of(items[i:])
+            if run is None:
+                item = self._read_outside(items[i])
+                if op.kind == "stack":
+                    item = self._new("unsqueeze", (item, axis), self._wider(items[i], axis))
+                parts.append(item)
+                i += 1
+                continue
+            loop, j, step = run
+            count = self.repeats[loop].count
+            first = items[i]
+            assert isinstance(first, Use)
+            parts.append(self._stacked(loop, j, axis, step, first, op.kind == "cat"))
+            i += count
+        if len(parts) == 1 and isinstance(parts[0], Use):
+            return replace(op, kind="alias", args=(parts[0],), attrs=())
+        return replace(op, kind="cat", args=(tuple(parts), axis), attrs=())
+
+    def _wider(self, arg: Arg, axis: int) -> Type | None:
+        if not isinstance(arg, Use) or arg.name not in self.types:
+            return None
+        t = self.types[arg.name]
+        return Type(t.dtype, (*t.shape[:axis], 1, *t.shape[axis:]))
+
+    def _run_of(self, items: Sequence[Arg]) -> tuple[int, int, int] | None:
+        """Do the items begin with every repeat of one body value, in order or in reverse?"""
+        first = items[0]
+        if not isinstance(first, Use) or first.name not in self.where:
+            return None
+        loop, i, j = self.where[first.name]
+        count = self.repeats[loop].count
+        step = 1 if i == 0 else -1
+        if i not in (0, count - 1) or len(items) < count:
+            return None
+        for k in range(count):
+            item = items[k]
+            if not isinstance(item, Use) or self.where.get(item.name) != (loop, i + step * k, j):
+                return None
+        return loop, j, step
+
+    def _stacked(self, loop: int, j: int, axis: int, step: int, first: Use, flat: bool) -> Use:
+        count = self.repeats[loop].count
+        t = self.types[first.name]
+        whole = Type(t.dtype, (*t.shape[:axis], count, *t.shape[axis:]))
+        out = self._once(("stack", loop, j, axis), "stack", (Use(self._body_name(loop, j)), axis), whole)
+        if step < 0:
+            out = self._once(("flip", out.name), "flip", (out, (axis,)), whole)
+        if flat:
+            merged = Type(t.dtype, (*t.shape[:axis], count * t.shape[axis], *t.shape[axis + 1 :]))
+            out = self._once(("flat", out.name), "flatten", (out, axis, axis + 1), merged)
+        return out
+
+    # inside of loops -----------------------------------------------------------------------------
+
+    def _body_name(self, loop: int, j: int) -> str:
+        """The value of a body is named after its first repeat."""
+        return self.flat.ops[self.repeats[loop].start + j].result
+
+    def _loop(self, loop: int, repeat: Repeat) -> None:
+        time = Time(f"t{loop}", repeat.count)
+        self.times.append(time)
+        for j in range(repeat.period):
+            ops = [self.flat.ops[repeat.start + i * repeat.period + j] for i in range(repeat.count)]
+            if self._array(loop, j, ops):
+                continue
+            read = self._element(loop, j, ops)
+            if read is not None:
+                self.ops.append(read)
+                continue
+            args = tuple(self._merged(loop, [op.args[a] for op in ops], ops[0]) for a in range(len(ops[0].args)))
+            attrs = tuple(
+                (k, self._merged(loop, [op.attrs[a][1] for op in ops], ops[0])) for a, (k, _) in enumerate(ops[0].attrs)
+            )
+            self.ops.append(replace(ops[0], args=args, attrs=attrs, time=time.name))
+
+    def _element(self, loop: int, j: int, ops: list[Op]) -> Op | None:
+        """select(x, dim, start + stride*i) with x from outside: the signal x read along dim."""
+        op = ops[0]
+        if op.kind != "select" or len({o.args[0] for o in ops}) != 1 or not isinstance(op.args[0], Use):
+            return None
+        if op.args[0].name in self.where and self.where[op.args[0].name][0] == loop:
+            return None
+        indices = [o.args[2] for o in ops]
+        step = _progression(indices)
+        source, dim = self._read_outside(op.args[0]), op.args[1]
+        if step == 0:
+            return None
+        if step is None:
+            if not self.tables:
+                raise self._differs(op, "reads positions that do not advance evenly")
+            table = self._new("tensor", (tuple(indices),), Type("i64", (len(indices),)))
+            source = self._new("index_select", (source, dim, table), None)
+            indices, step = [0], 1
+        return replace(op, kind="signal", args=(source, dim, indices[0], step), attrs=(), time=f"t{loop}")
+
+    def _array(self, loop: int, j: int, ops: list[Op]) -> bool:
+        """An output array written at start + stride*i: `stack`, or a scatter into what was there."""
+        if ops[0].kind != "select_scatter":
+            return False
+        for i, op in enumerate(ops[1:], 1):
+            if op.args[0] != Use(ops[i - 1].result):
+                return False
+        step = _progression([op.args[3] for op in ops])
+        if not step or any(self._is_read_inside(loop, op) for op in ops[:-1]):
+            return False
+        dim, start = ops[0].args[2], ops[0].args[3]
+        assert isinstance(dim, int) and isinstance(start, int) and isinstance(ops[0].type, Type)
+        count, extent = len(ops), ops[0].type.shape[dim]
+        written = ops[0].args[1]
+        base = self._read_outside(ops[0].args[0])
+        values = [op.args[1] for op in ops]
+        merged = self._merged(loop, values, ops[0])
+        if not (
+            isinstance(merged, Use) and merged.delay == 0 and isinstance(written, Use) and written.name in self.where
+        ):
+            copy = replace(ops[0], result=f"{ops[0].result}.row", kind="alias", args=(merged,), time=f"t{loop}")
+            self.ops.append(replace(copy, type=self._row_type(ops[0], dim)))
+            merged = Use(copy.result)
+        row = self._row_type(ops[0], dim)
+        whole = Type(row.dtype, (*row.shape[:dim], count, *row.shape[dim:]))
+        stacked = self._new("stack", (Use(merged.name), dim), whole)
+        if step < 0:
+            stacked, start, step = self._new("flip", (stacked, (dim,)), whole), start + step * (count - 1), -step
+        if (start, step, count) != (0, 1, extent):
+            stop = start + step * (count - 1) + 1
+            stacked = self._new("slice_scatter", (base, stacked, dim, start, stop, step), ops[0].type)
+        self.arrays[ops[0].result] = stacked
+        return True
+
+    def _row_type(self, op: Op, dim: int) -> Type:
+        assert isinstance(op.type, Type)
+        return Type(op.type.dtype, (*op.type.shape[:dim], *op.type.shape[dim + 1 :]))
+
+    def _is_read_inside(self, loop: int, op: Op) -> bool:
+        """Is this version of the array read by anything but the next write?"""
+        readers = self._readers().get(op.result, [])
+        return len(readers) > 1
+
+    def _readers(self) -> dict[str, list[str]]:
+        if not hasattr(self, "_reader_table"):
+            self._reader_table: dict[str, list[str]] = {}
+            for op in self.flat.ops:
+                for use in op.uses():
+                    self._reader_table.setdefault(use.name, []).append(op.result)
+        return self._reader_table
+
+    def _merged(self, loop: int, values: list[Arg], op: Op) -> Arg:
+        """One argument of a body op from that argument in every repeat."""
+        if all(isinstance(v, tuple) for v in values):
+            lists = [v for v in values if isinstance(v, tuple)]
+            if len({len(v) for v in lists}) == 1:
+                return tuple(self._merged(loop, [v[k] for v in lists], op) for k in range(len(lists[0])))
+        if isinstance(values[-1], Use):
+            return self._merged_reads(loop, values, op)
+        if all(type(v) is type(values[0]) and (v == values[0] or v != v) for v in values):
+            return values[0]
+        if self.tables and all(isinstance(v, int | float) and not isinstance(v, Use) for v in values):
+            dtype = "i64" if all(isinstance(v, int) for v in values) else "f64"
+            if dtype == "f64" or op.kind in _NUMERIC:
+                table = self._new("tensor", (tuple(values),), Type(dtype, (len(values),)))
+                return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
+        raise self._differs(op, "has an argument that differs from step to step")
+
+    def _merged_reads(self, loop: int, values: list[Arg], op: Op) -> Arg:
+        last = values[-1]
+        assert isinstance(last, Use)
+        place = self.where.get(last.name)
+        count = len(values)
+        if place is None or place[0] != loop:
+            if all(v == last for v in values):
+                return self._read_outside(last)
+            return self._table_of(loop, values, op)
+        _, i, j = place
+        delay = count - 1 - i
+        signal = self._body_name(loop, j)
+        for k in range(delay, count):
+            v = values[k]
+            if not isinstance(v, Use) or self.where.get(v.name) != (loop, k - delay, j):
+                raise self._differs(op, "reads different values at different steps")
+        if delay == 0:
+            return Use(signal)
+        before = [self._read_outside(v) for v in values[:delay]]  # steps 0 .. delay-1 read these
+        return self._delayed(signal, delay, list(reversed(before)), op)
+
+    def _delayed(self, signal: str, delay: int, before: list[Arg], op: Op) -> Use:
+        """`signal` read `delay` steps back; `before[k]` is its value k+1 steps before the first."""
+        known = self.inits.setdefault(signal, [])
+        if all(a == b for a, b in zip(known, before, strict=False)):
+            known.extend(before[len(known) :])
+            return Use(signal, delay)
+        key = ("copy", signal, tuple(before))
+        if key not in self.cache:
+            made = self.made[signal]
+            copy = self._new("alias", (Use(signal),), made.type if isinstance(made.type, Type) else None, op.time)
+            self.ops[-1] = replace(self.ops[-1], time=f"t{self.where[signal][0]}")
+            self.inits[copy.name] = before
+            self.cache[key] = copy
+        return Use(self.cache[key].name, delay)
+
+    def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
+        """Outside values that differ from step to step."""
+        flipped = self._repeats_of_other(loop, values)
+        if flipped is not None:
+            return flipped
+        if not self.tables or not all(isinstance(v, Use) for v in values):
+            raise self._differs(op, "reads different values of outside at different steps")
+        first = values[0]
+        assert isinstance(first, Use)
+        t = self.types[first.name]
+        rows = tuple(self._new("unsqueeze", (self._read_outside(v), 0), None) for v in values)
+        table = self._new("cat", (rows, 0), Type(t.dtype, (len(values), *t.shape)))
+        return self._new("signal", (table, 0, 0, 1), t, f"t{loop}")
+
+    def _repeats_of_other(self, loop: int, values: list[Arg]) -> Arg | None:
+        """The list of all repeats of an earlier loop, read in order or in reverse."""
+        run = self._run_of(values)
+        if run is None or self.repeats[run[0]].count != len(values):
+            return None
+        other, j, step = run
+        first = values[0]
+        assert isinstance(first, Use)
+        stacked = self._stacked(other, j, 0, step, first, False)
+        key = ("signal", loop, stacked.name)
+        if key not in self.cache:
+            self.cache[key] = self._new("signal", (stacked, 0, 0, 1), self.types[first.name], f"t{loop}")
+        return self.cache[key]
+
+    def _differs(self, op: Op, what: str) -> CaptureError:
+        return CaptureError(
+            "LR0405",
+            f"`{op.kind}` {what}",
+            file=op.source.file if op.source else None,
+            line=op.source.line if op.source else None,
+            help="let every step do the same: index with t, and put special first and last steps outside the loop",
+        )
+
+
+_NUMERIC = frozenset({"mul", "add", "sub", "div", "pow", "rsub", "lerp", "full_like"})
+
+
+def _progression(values: Sequence[Arg]) -> int | None:
+    """The constant difference of integers; 0 if all are equal, None if there is none."""
+    if not all(isinstance(v, int) for v in values):
+        return None
+    numbers = [v for v in values if isinstance(v, int)]
+    if len(numbers) == 1:
+        return 1
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
+    return steps.pop() if len(steps) == 1 else None

@@ -1,0 +1,229 @@
+"""Trace: one call on tensors without data, as a list of operators with the user's lines.
+
+The operators are those of `make_fx` before dispatch, so `linear`, `einsum` and in-place writes are
+still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms an operator.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+import linrec
+from linrec.errors import CaptureError
+from linrec.frontends.loop.environment import Environment, Restored
+from linrec.ir import Source
+
+Scalar = int | float | bool | str | None
+_PACKAGE = Path(linrec.__file__).parent
+_HIDDEN = tuple(
+    f"{folder}/"
+    for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, sysconfig.get_path("stdlib"))
+)
+_LAYERS = f"{_PACKAGE}/nn/"
+
+
+@dataclass
+class Watch:
+    """What the user's frames looked like at each operator: Python values by (code, name)."""
+
+    values: dict[tuple[CodeType, str], list[Scalar]] = field(default_factory=dict)
+    objects: dict[tuple[CodeType, str], Any] = field(default_factory=dict)
+    codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Trace:
+    """One call: fx nodes, the user's lines for each, and what it did to attributes."""
+
+    graph: fx.Graph
+    module: fx.GraphModule
+    stacks: dict[str, tuple[Source, ...]]
+    arguments: list[Any]
+    spec: pytree.TreeSpec
+    watch: Watch
+    changed: dict[str, Any]
+    effect_paths: list[str]
+
+
+def is_user_file(name: str) -> bool:
+    """Is this a file whose lines a person wants to see? Not torch's, the standard library's or ours."""
+    if name.startswith(_LAYERS):
+        return True
+    return not (name.startswith(_HIDDEN) or "/site-packages/" in name or name.startswith("<frozen"))
+
+
+def run_trace(
+    function: Callable[..., Any],
+    environment: Environment,
+    args: Any,
+    kwargs: Any,
+    shapes: list[tuple[int, ...]],
+    limit: int,
+) -> Trace:
+    """Trace `function(*args, **kwargs)` with the tensor arguments resized to `shapes`.
+
+    Raises CaptureError where the program needs values, and whatever the program itself raises.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    with mode:
+        fakes = [
+            torch.empty(s, dtype=x.dtype, device=x.device, requires_grad=x.requires_grad)
+            for x, s in zip(tensors, shapes, strict=True)
+        ]
+    recorder = _Recorder(limit)
+    out_spec: list[pytree.TreeSpec] = []
+    effect_paths: list[str] = []
+    restored = Restored(environment)
+
+    def call(*tensors: Tensor) -> list[Any]:
+        given = iter(tensors)
+        again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        a, k = pytree.tree_unflatten(again, spec)
+        with recorder:
+            result = function(*a, **k)
+        flat, tree = pytree.tree_flatten(result)
+        out_spec.append(tree)
+        return [*flat, *_assigned(environment, restored, effect_paths)]
+
+    with restored, _opaque_functions(), _plain_errors():
+        module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
+    return Trace(
+        module.graph, module, recorder.stacks, leaves, out_spec[-1], recorder.watch, restored.changed, effect_paths
+    )
+
+
+def _assigned(environment: Environment, restored: Restored, paths: list[str]) -> list[Tensor]:
+    """Tensors that the call stored in attributes: they become outputs, written back after each run."""
+    new: list[Tensor] = []
+    paths.clear()
+    for path, module in environment.modules.items():
+        before = restored._attributes[path]
+        for space, old in zip((vars(module), module._parameters, module._buffers), before, strict=False):
+            for name, value in space.items():
+                if value is not old.get(name) and isinstance(value, Tensor):
+                    paths.append(f"{path}.{name}" if path else name)
+                    new.append(value)
+    return new
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees each call into torch, notes who made it and what the frames held."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.stacks: dict[str, tuple[Source, ...]] = {}
+        self.watch = Watch()
+        self._positions: dict[CodeType, list[Any]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        mode = get_proxy_mode() or _pre_dispatch_mode()
+        graph = mode.tracer.graph if mode is not None else None
+        before = graph._root._prev if graph is not None else None
+        stack = self._look(sys._getframe(1))
+        result = func(*args, **(kwargs or {}))
+        if graph is not None:
+            node = graph._root._prev
+            while node is not before and node.op != "root":
+                self.stacks.setdefault(node.name, stack)
+                node = node._prev
+            if len(self.stacks) > self.limit:
+                raise CaptureError("LR0407", f"the program has more than {self.limit} operators at this length")
+        return result
+
+    def _look(self, frame: FrameType | None) -> tuple[Source, ...]:
+        stack: list[Source] = []
+        while frame is not None and frame.f_code is not run_trace.__code__:
+            code = frame.f_code
+            if is_user_file(code.co_filename):
+                stack.append(self._source(code, frame))
+                self.watch.codes.setdefault(code, frame.f_globals)
+                for name, value in frame.f_locals.items():
+                    if isinstance(value, int | float | bool | str | type(None)):
+                        seen = self.watch.values.setdefault((code, name), [])
+                        if not seen or seen[-1] is not value:
+                            seen.append(value)
+                    else:
+                        self.watch.objects[code, name] = value
+            frame = frame.f_back
+        return tuple(reversed(stack))
+
+    def _source(self, code: CodeType, frame: FrameType) -> Source:
+        if code not in self._positions:
+            self._positions[code] = list(code.co_positions())
+        line, _, start, end = self._positions[code][frame.f_lasti // 2]
+        return Source(code.co_filename, frame.f_lineno, start or 0, end or 0 if line == frame.f_lineno else 0)
+
+
+def _pre_dispatch_mode() -> Any:
+    from torch._ops import _get_dispatch_mode_pre_dispatch
+
+    return _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
+
+
+@contextmanager
+def _opaque_functions() -> Iterator[None]:
+    """A custom autograd Function would be inlined and its backward lost: refuse it instead."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not is_user_file(frame.f_code.co_filename):
+            frame = frame.f_back
+        raise CaptureError(
+            "LR0408",
+            f"the custom autograd function `{cls.__name__}` has a backward of its own, which a graph of operators would lose",
+            file=frame.f_code.co_filename if frame else None,
+            line=frame.f_lineno if frame else None,
+            help="write it with plain operators, or call it outside the compiled part",
+        )
+
+    torch.autograd.Function.apply = classmethod(refuse)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn torch's ways of saying 'this needs data' into one code each."""
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        file, line = user_place(error)
+        branch = "item" not in str(error)
+        raise CaptureError(
+            "LR0301",
+            "the program needs the value of a tensor to go on" + ("" if branch else " (`item`, `bool` or a branch)"),
+            file=file,
+            line=line,
+            help="compute the condition as a tensor and choose with torch.where(c, a, b)",
+        ) from error
+
+
+def user_place(error: BaseException) -> tuple[str | None, int | None]:
+    """The innermost line of the user's in a traceback."""
+    place: tuple[str | None, int | None] = (None, None)
+    trace = error.__traceback__
+    while trace is not None:
+        if is_user_file(trace.tb_frame.f_code.co_filename):
+            place = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    return place

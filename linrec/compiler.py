@@ -1,0 +1,433 @@
+"""The compiler: frontends, passes, emission; guards, caching and verification around them.
+
+An `Engine` belongs to one callable. The first call with arguments of a kind captures a program, proves and rewrites
+it, and checks it against the original; every later call whose arguments fit runs the emitted function. Whatever
+cannot be captured runs as written, and the report says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from linrec import findings
+from linrec.constants import Cached
+from linrec.emit.source import Program, emit
+from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
+from linrec.frontends.loop import Capture, Environment, capture, reachable
+from linrec.frontends.loop.environment import Restored
+from linrec.ir import Graph
+from linrec.manager import Context
+from linrec.passes import default_pipeline
+from linrec.probe import superposition
+from linrec.reports import Report, Verification
+from linrec.sizes import Size, evaluate
+from linrec.verification import STEPS, compare
+
+log = logging.getLogger("linrec")
+_enabled: ContextVar[bool] = ContextVar("linrec_enabled", default=True)
+_MAX_ATTEMPTS = 8  # captures that may fail for arguments of one kind before they are no longer tried
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `linrec.compile` was asked for."""
+
+    strict: bool = False
+    forms: str | Mapping[str, str] = "auto"
+    verify: str = "first"
+
+    def __post_init__(self) -> None:
+        if self.verify not in ("off", "first", "always"):
+            raise ValueError(f'verify is "off", "first" or "always", got {self.verify!r}')
+        forms = (self.forms,) if isinstance(self.forms, str) else tuple(self.forms.values())
+        for form in forms:
+            if form not in ("auto", "final", "convolution", "chunked", "scan", "associative", "wy", "sequential"):
+                raise ValueError(f"no form is called {form!r}")
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Run everything as written inside this context; `LINREC=off` in the environment does so everywhere."""
+    token = _enabled.set(False)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def is_enabled() -> bool:
+    """Do compiled programs run compiled?"""
+    return _enabled.get() and os.environ.get("LINREC", "").lower() != "off"
+
+
+@dataclass
+class Compiled:
+    """One captured program and what it was made into."""
+
+    captured: Capture
+    graph: Graph  # after all passes
+    program: Program
+    constants: list[Cached]
+    getters: list[Callable[[], Any]]
+    metadata: list[tuple[Any, ...]]
+    report: Report
+    rejected: bool = False
+
+    def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
+        """The named lengths of a call, None if its shapes are not ones this program holds for."""
+        lengths: dict[str, int] = {}
+        late: list[tuple[Size, int]] = []
+        for given, i in zip(tensors, self.graph.inputs, strict=False):
+            if len(given.shape) != len(i.type.shape):
+                return None
+            for actual, dim in zip(given.shape, i.type.shape, strict=True):
+                if isinstance(dim, int):
+                    if dim != actual:
+                        return None
+                elif dim.terms == (((next(iter(dim.names)),), 1),):
+                    if lengths.setdefault(next(iter(dim.names)), actual) != actual:
+                        return None
+                else:
+                    late.append((dim, actual))
+        for dim, actual in late:
+            if len(dim.names) == 1 and not dim.names <= lengths.keys():
+                (name,) = dim.names
+                lengths[name] = actual - dict(dim.terms).get((), 0)
+            if not dim.names <= lengths.keys() or evaluate(dim, lengths) != actual:
+                return None
+        if any(n <= 1 for name, n in lengths.items() if name != "T"):
+            return None  # a size of one broadcasts: it is another program
+        return lengths if all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times) else None
+
+    def fits(self) -> bool:
+        """Have the captured tensors the types they had?"""
+        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True))
+
+    def run(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Outputs and effects."""
+        return self.program.run(self.constants, *tensors, *(get() for get in self.getters))  # type: ignore[no-any-return]
+
+
+@dataclass
+class Engine:
+    """Everything linrec keeps for one callable."""
+
+    function: Callable[..., Any]
+    name: str
+    options: Options
+    module: torch.nn.Module | None = None
+    programs: dict[Any, list[Compiled]] = field(default_factory=dict)
+    refused: dict[Any, set[Any]] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
+    captures: int = 0
+    environment: Environment | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        raise TypeError("an engine belongs to one module; make a new one")
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not is_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.function(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not tensors:
+            return self.function(*args, **kwargs)
+        environment = self._environment()
+        key = self._key(leaves, spec, environment)
+        for compiled in self.programs.get(key, ()):
+            if compiled.lengths(tensors) is not None and compiled.fits():
+                if compiled.rejected:
+                    return self.function(*args, **kwargs)
+                if self.options.verify == "always":
+                    self._verify(compiled, environment, args, kwargs, tensors)
+                return self._run(compiled, tensors, leaves)
+        return self._first(key, environment, args, kwargs, leaves, tensors)
+
+    def _environment(self) -> Environment:
+        # looked at anew for each call only where attributes may have come or gone
+        if self.environment is None or self.module is None or self._modules_changed():
+            self.environment = reachable(self.function)
+        return self.environment
+
+    def _modules_changed(self) -> bool:
+        assert self.module is not None and self.environment is not None
+        shape = [
+            len(vars(m)) + len(m._parameters) + len(m._buffers) + len(m._modules)
+            for m in self.environment.modules.values()
+        ]
+        changed = shape != getattr(self, "_shape", None)
+        self._shape = shape
+        return changed
+
+    def _key(self, leaves: list[Any], spec: pytree.TreeSpec, environment: Environment) -> Any:
+        kinds = tuple(
+            (leaf.dtype, leaf.device, leaf.dim(), leaf.layout) if isinstance(leaf, Tensor) else _plain(leaf)
+            for leaf in leaves
+        )
+        return (
+            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"),
+            torch.get_default_dtype(),
+        )  # fmt: skip
+
+    def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
+        """The report of a first call with these arguments, without its results or effects."""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        environment = self._environment()
+        try:
+            compiled = self._compile(environment, args, kwargs, tensors)
+        except CaptureError as error:
+            self._refuse(error)
+            return self.report
+        self.report = compiled.report
+        if self.options.verify != "off":
+            self._verify(compiled, environment, args, kwargs, tensors)
+        return self.report
+
+    def program_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
+        """The program for example inputs, or the last one made. Raises StateError if there is none."""
+        if not args and not kwargs:
+            made = [p for programs in self.programs.values() for p in programs]
+            if made:
+                return made[-1]
+            raise StateError(
+                "LR4005", f"{self.name} was not captured: {self.report.reason or 'it was not called yet'}",
+                help="call it once, or give example inputs: net.recurrent(x)",
+            )  # fmt: skip
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        environment = self._environment()
+        for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
+            if compiled.lengths(tensors) is not None and compiled.fits():
+                return compiled
+        try:
+            return self._compile(environment, args, kwargs, tensors)
+        except CaptureError as error:
+            raise StateError(
+                "LR4005",
+                f"{self.name} has no recurrent form: {error.message}",
+                file=error.file,
+                line=error.line,
+                help=error.help,
+            ) from error
+
+    # running ---------------------------------------------------------------------------------------
+
+    def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
+        try:
+            outputs, effects = compiled.run(tensors)
+        except Exception as error:
+            names = ", ".join(f"{r.name} ({r.source})" for r in compiled.report.recurrences)
+            error.add_note(f"while running the compiled form of {self.name}; recurrences: {names}")
+            raise
+        self._write_back(compiled, effects, tensors)
+        return pytree.tree_unflatten(list(outputs), compiled.captured.out_spec)
+
+    def _write_back(self, compiled: Compiled, effects: tuple[Any, ...], tensors: list[Tensor]) -> None:
+        environment = self.environment
+        assert environment is not None
+        for (path, _), value in zip(compiled.graph.effects, effects, strict=True):
+            if path.startswith("argument:"):
+                tensors[int(path.partition(":")[2])].copy_(value)
+                continue
+            owner, _, name = path.rpartition(".")
+            module = environment.modules.get(owner)
+            known = environment.tensors.get(path)
+            if module is not None and path in compiled.captured.assigned:
+                setattr(module, name, value)
+            elif known is not None:
+                with torch.no_grad():
+                    known().copy_(value)
+
+    # the first call --------------------------------------------------------------------------------
+
+    def _first(
+        self,
+        key: Any,
+        environment: Environment,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        leaves: list[Any],
+        tensors: list[Tensor],
+    ) -> Any:
+        shapes = tuple(tuple(x.shape) for x in tensors)
+        refused = self.refused.setdefault(key, set())
+        if shapes in refused or len(refused) >= _MAX_ATTEMPTS:
+            return self._original(args, kwargs)
+        try:
+            compiled = self._compile(environment, args, kwargs, tensors)
+        except CaptureError as error:
+            refused.add(shapes)
+            self._refuse(error)
+            if self.options.strict and not any(0 in s or 1 in s for s in shapes):
+                raise
+            return self._original(args, kwargs)
+        except LinrecError:
+            raise
+        except Exception as error:
+            # the program itself fails on these arguments: let it, in its own words
+            refused.add(shapes)
+            log.info("%s: %s while capturing; running as written", self.name, type(error).__name__)
+            return self._original(args, kwargs)
+        self.programs.setdefault(key, []).append(compiled)
+        self.report = compiled.report
+        if compiled.lengths(tensors) is None:  # too short for what the loop does at its ends
+            return self._original(args, kwargs)
+        if self.options.verify != "off":
+            self._verify(compiled, environment, args, kwargs, tensors)
+        if compiled.rejected:
+            return self._original(args, kwargs)
+        return self._run(compiled, tensors, leaves)
+
+    def _original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self.function(*args, **kwargs)
+        except Exception as error:
+            for r in self.report.recurrences:
+                error.add_note(f"in {self.name}, which holds recurrence {r.name} ({r.source}); it ran as written")
+            raise
+
+    def _refuse(self, error: CaptureError) -> None:
+        place = "" if error.file is None else f"{os.path.basename(error.file)}:{error.line}"
+        if not self.report.recurrences:
+            self.report = replace(
+                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place,
+                captures=self.captures, versions=findings.versions(),
+            )  # fmt: skip
+        log.info("%s runs as written: %s", self.name, error)
+
+    def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
+        self.captures += 1
+        captured = capture(self.function, environment, args, kwargs, self.name)
+        return self.build(captured, environment, tensors)
+
+    def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
+        """Passes and emission for a captured program. Raises NotLinearError under `strict`."""
+        started = time.perf_counter()
+        inputs = captured.graph.inputs
+        getters = [
+            environment.tensors[i.path] if i.path else _constant(captured.constants[i.name])
+            for i in inputs[len(tensors) :]
+        ]
+        frozen = frozenset(
+            i.name for i, get in zip(inputs[len(tensors) :], getters, strict=True) if not get().requires_grad
+        )
+        lengths = _solve(captured.graph, tensors)
+        context = Context(lengths, frozen, self.options.forms, superposition=superposition)
+        stages: dict[str, Graph] = {}
+        pipeline = default_pipeline([lambda step, old, new, seconds: stages.update({step.name: new})])
+        graph = pipeline.run(captured.graph, context)
+        passed = time.perf_counter()
+        program = emit(graph)
+        constants = [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants]
+        seconds = {"capture": captured.seconds, "passes": passed - started, "emit": time.perf_counter() - passed}
+        report = findings.build(self.name, captured, stages, context, seconds, self.captures)
+        if self.options.strict:
+            for r in report.recurrences:
+                if r.form == "sequential":
+                    raise NotLinearError(r.code or "LR2002", r.reason, loop=r.name, file=r.source, help=r.help)
+        return Compiled(captured, graph, program, constants, getters, [_metadata(get()) for get in getters], report)
+
+    # verification ----------------------------------------------------------------------------------
+
+    def _verify(
+        self, compiled: Compiled, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> None:
+        """Compare with the original on at most 64 steps; a difference rejects the program."""
+        lengths = compiled.lengths(tensors)
+        assert lengths is not None
+        steps = lengths.get("T")
+        short = {**lengths, "T": min(steps, STEPS)} if steps is not None else lengths
+        cut = [_narrowed(x, i.type.shape, short) for x, i in zip(tensors, compiled.graph.inputs, strict=False)]
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        ran = short.get("T", max((evaluate(t.trip, lengths) for t in compiled.captured.graph.times), default=0))
+
+        def original(*inputs: Tensor) -> list[Any]:
+            given = iter(inputs)
+            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            a, k = pytree.tree_unflatten(again, spec)
+            with Restored(environment), _saved(environment):
+                return pytree.tree_leaves(self.function(*a, **k))
+
+        def emitted(*inputs: Tensor) -> list[Any]:
+            with Restored(environment), _saved(environment):
+                return list(compiled.run(list(inputs))[0])
+
+        parameters = [x for get in compiled.getters if isinstance(x := get(), Tensor) and x.is_leaf]
+        try:
+            found = compare(original, emitted, cut, parameters, ran)
+        except Exception as error:
+            found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {error}")
+            if _raises(original, cut):
+                found = Verification(False, note=f"the original cannot run on {ran} steps, so it was not checked")
+        compiled.report = replace(compiled.report, verification=found)
+        self.report = compiled.report
+        if not found.passed:
+            compiled.rejected = True
+            compiled.report = findings.rejected(compiled.report)
+            self.report = compiled.report
+            log.warning(
+                "%s: LR5001 the compiled form disagrees with the original (%s); running as written",
+                self.name,
+                found.note,
+            )
+
+
+def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:
+    try:
+        function(*(x.detach().clone() for x in inputs))
+    except Exception:
+        return True
+    return False
+
+
+@contextmanager
+def _saved(environment: Environment) -> Iterator[None]:
+    """Leave the numbers in buffers and captured tensors as they were."""
+    kept = [(x, x.detach().clone()) for get in environment.tensors.values() if not (x := get()).requires_grad]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _solve(graph: Graph, tensors: list[Tensor]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for given, i in zip(tensors, graph.inputs, strict=False):
+        for actual, dim in zip(given.shape, i.type.shape, strict=True):
+            if isinstance(dim, Size) and len(dim.names) == 1:
+                found.setdefault(next(iter(dim.names)), actual - dict(dim.terms).get((), 0))
+    return found
+
+
+def _narrowed(tensor: Tensor, shape: tuple[Any, ...], lengths: Mapping[str, int]) -> Tensor:
+    for axis, dim in enumerate(shape):
+        wanted = evaluate(dim, lengths)
+        if wanted != tensor.shape[axis]:
+            tensor = tensor.narrow(axis, 0, wanted)
+    return tensor
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _metadata(value: Any) -> tuple[Any, ...]:
+    return (value.dtype, value.device, value.shape) if isinstance(value, Tensor) else (type(value),)
+
+
+def _plain(leaf: Any) -> Any:
+    return (type(leaf), leaf) if isinstance(leaf, bool | int | float | complex | str | type(None)) else id(leaf)

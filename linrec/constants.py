@@ -1,0 +1,48 @@
+"""Constants kept between calls: impulse responses and whatever else depends on parameters alone.
+
+An entry is used again only while its sources are equal, number by number, to what it was computed from: a
+version counter misses `p.data.mul_(...)`, a comparison does not, and costs one read of the parameters. Sources that
+need a gradient are never cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEPT = 8  # lengths for which results are kept
+
+
+class Cached:
+    """A function of (sources..., lengths...) that remembers its last results by length."""
+
+    def __init__(self, function: Callable[..., Any], sources: int) -> None:
+        self._function, self._sources = function, sources
+        self._entries: dict[tuple[Any, ...], tuple[list[Tensor], Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        sources, lengths = arguments[: self._sources], arguments[self._sources :]
+        if (torch.is_grad_enabled() and any(s.requires_grad for s in sources)) or _is_transformed(sources):
+            return self._function(*arguments)
+        key = (lengths, torch.is_inference_mode_enabled(), *((s.dtype, s.device) for s in sources))
+        entry = self._entries.get(key)
+        if entry is not None and all(torch.equal(a, b) for a, b in zip(entry[0], sources, strict=True)):
+            return entry[1]
+        with torch.no_grad():
+            result = self._function(*arguments)
+        if len(self._entries) >= _KEPT and key not in self._entries:
+            self._entries.pop(next(iter(self._entries)))
+        self._entries[key] = ([s.detach().clone() for s in sources], result)
+        return result
+
+
+def _is_transformed(sources: tuple[Tensor, ...]) -> bool:
+    """Under torch.func transforms or forward-mode differentiation nothing may be kept."""
+    return any(
+        torch._C._functorch.is_functorch_wrapped_tensor(s)
+        or torch.autograd.forward_ad.unpack_dual(s).tangent is not None
+        for s in sources
+    )

@@ -1,0 +1,593 @@
+"""Source: a graph as a Python function.
+
+What is emitted is text, executed once, so that a run of the program is straight-line Python without an
+interpreter's overhead, and can be read. Values that do not vary are variables; a signal is a tensor with a time
+axis, ordered by position; maps run for all steps at once, directly where an operator does not care for one more
+axis, under torch.func.vmap elsewhere; a recurrence left sequential is a for loop.
+
+Values that depend on parameters and buffers alone and contain a kernel (an impulse response, say) are *constants*:
+a function of their own, whose result is kept as long as its inputs stay as they are.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import torch
+
+from linrec.dtypes import LONG
+from linrec.emit.operators import carried, carried_list, operator, shifted
+from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order, uses_in
+from linrec.linear.random import RANDOM
+from linrec.sizes import Dim, Size, names_of
+
+# operators that treat every axis before the ones they name alike: one more leading axis changes nothing
+_POINTWISE = frozenset(
+    "add sub rsub mul div neg abs exp log log1p expm1 sqrt rsqrt sin cos tanh sigmoid relu gelu silu softplus elu selu "
+    "leaky_relu pow square reciprocal lerp where clamp clamp_min clamp_max maximum minimum to sign round floor ceil "
+    "addcmul addcdiv detach clone conj real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
+)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A function of parameters and lengths whose result may be kept between calls."""
+
+    function: str
+    sources: tuple[str, ...]
+    lengths: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass
+class Program:
+    """Emitted text, the function, and the constants it calls."""
+
+    text: str
+    run: Callable[..., Any]
+    constants: list[Constant]
+    namespace: dict[str, Any] = field(repr=False)
+
+
+def emit(graph: Graph, outputs: Sequence[Arg] | None = None) -> Program:
+    """The graph as a function of all its inputs in order, returning (outputs, effects)."""
+    return _Emitter(graph, graph.outputs if outputs is None else tuple(outputs)).program()
+
+
+class _Emitter:
+    def __init__(self, graph: Graph, outputs: tuple[Arg, ...]) -> None:
+        self.graph, self.outputs = graph, outputs
+        self.by_name = graph.by_name()
+        self.readers = graph.readers()
+        self.lines: list[str] = []
+        self.functions: list[str] = []
+        self.indent = 1
+        self.names: dict[str, str] = {}
+        self.axis: dict[str, int] = {}  # where the time axis of a materialised signal is
+        self.rank: dict[str, int] = {}
+        self.lists: set[str] = set()  # signals that exist as lists of steps
+        self.space: dict[str, Any] = {
+            "torch": torch, "vmap": torch.func.vmap, "shifted": shifted, "carried": carried, "carried_list": carried_list,
+        }  # fmt: skip
+        self.taken = set(self.space) | {"constants", "range", "zip", "reversed"}
+        self.constants: list[Constant] = []
+
+    def program(self) -> Program:
+        arguments = [self.name(i.name) for i in self.graph.inputs]
+        self.lengths()
+        components = self.components()
+        self.emit_constants()
+        pending = [c for c in components if not all(n in self.done for n in c)]
+        self.schedule(pending)
+        outs = self.tuple(self.returned(o) for o in self.outputs)
+        effects = self.tuple(self.value(u) for _, u in self.graph.effects)
+        self.line(f"return {outs}, {effects}")
+        text = (
+            "\n\n".join([*self.functions, f"def run(constants, {', '.join(arguments)}):\n" + "\n".join(self.lines)])
+            + "\n"
+        )
+        exec(compile(text, f"<linrec {self.graph.name}>", "exec"), self.space)
+        return Program(text, self.space["run"], self.constants, self.space)
+
+    # names and text ------------------------------------------------------------------------------
+
+    def name(self, value: str) -> str:
+        if value not in self.names:
+            base = "".join(c if c.isalnum() or c == "_" else "_" for c in value)
+            base = f"v{base}" if not base[:1].isalpha() or keyword.iskeyword(base) else base
+            name, number = base, 1
+            while name in self.taken:
+                number += 1
+                name = f"{base}_{number}"
+            self.taken.add(name)
+            self.names[value] = name
+        return self.names[value]
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.indent + text)
+
+    def tuple(self, items: Iterable[str]) -> str:
+        listed = list(items)
+        return "(" + ", ".join(listed) + ("," if len(listed) == 1 else "") + ")"
+
+    def lengths(self) -> None:
+        """Bind each named length from the shape of an input."""
+        bound: set[str] = set()
+        for i in self.graph.inputs:
+            for axis, dim in enumerate(i.type.shape):
+                if isinstance(dim, Size) and len(dim.terms) <= 2 and len(dim.names) == 1:
+                    (length,) = dim.names
+                    factor = dict(dim.terms).get((length,), 0)
+                    constant = dict(dim.terms).get((), 0)
+                    if length not in bound and factor == 1:
+                        bound.add(length)
+                        self.taken.add(length)
+                        self.line(
+                            f"{length} = {self.name(i.name)}.shape[{axis}]" + (f" - {constant}" if constant else "")
+                        )
+
+    def literal(self, arg: Arg) -> str:
+        if isinstance(arg, Use):
+            return self.value(arg)
+        if isinstance(arg, tuple):
+            return "[" + ", ".join(map(self.literal, arg)) + "]"
+        if isinstance(arg, Atom):
+            return (
+                f"torch.{LONG.get(arg, arg)}" if hasattr(torch, LONG.get(arg, arg)) else f"torch.device({str(arg)!r})"
+            )
+        if isinstance(arg, Size):
+            return str(arg)
+        if isinstance(arg, float) and (arg != arg or arg in (float("inf"), float("-inf"))):
+            return f'float("{arg}")'
+        return repr(arg)
+
+    def value(self, use: Use) -> str:
+        return self.name(use.name)
+
+    def call(self, op: Op, argument: Callable[[Arg], str] | None = None) -> str:
+        write = argument or self.literal
+        if op.kind == "alias":
+            return write(op.args[0])
+        if op.kind == "getitem":
+            return f"{write(op.args[0])}[{op.args[1]}]"
+        function = f"{op.kind}_{len(self.space)}" if not op.kind.startswith("lti_") else op.kind
+        self.space[function] = operator(op.kind)
+        self.taken.add(function)
+        parts = [write(a) for a in op.args] + [f"{k}={write(a)}" for k, a in op.attrs]
+        return f"{function}({', '.join(parts)})"
+
+    # constants -----------------------------------------------------------------------------------
+
+    def emit_constants(self) -> None:
+        """Split off what depends on parameters and buffers alone and is worth keeping."""
+        self.done: set[str] = {i.name for i in self.graph.inputs}
+        fixed = {i.name for i in self.graph.inputs if i.role not in ("input",) and not i.path.startswith("state:")}
+        still: set[str] = set()
+        for op in self.graph.ops:
+            if (
+                op.time is None
+                and not op.leaves_time
+                and op.kind not in RANDOM
+                and all(u.name in fixed | still for u in op.uses())
+            ):
+                still.add(op.result)
+        edges = self.graph.edges()
+        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind.startswith("lti_")}
+        wanted = {
+            n for n in still
+            if (n in self.graph.roots() or any(r.result not in still for r in self.readers.get(n, [])))
+            and (n in heavy or nx.ancestors(edges, n) & heavy or any(r.kind.startswith("lti_") for r in self.readers.get(n, [])))
+        }  # fmt: skip
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for n in sorted(wanted):
+            sources = tuple(i.name for i in self.graph.inputs if i.name in nx.ancestors(edges, n))
+            groups.setdefault(sources, []).append(n)
+        for number, (sources, results) in enumerate(groups.items()):
+            self.constant(number, sources, results, edges)
+
+    def constant(self, number: int, sources: tuple[str, ...], results: list[str], edges: nx.DiGraph[str]) -> None:
+        needed = set(results).union(*(nx.ancestors(edges, r) for r in results))
+        ops = [op for op in self.graph.ops if op.result in needed]
+        lengths = tuple(sorted({n for op in ops for n in _names(op)}))
+        outer, self.lines = self.lines, []
+        for op in ops:
+            self.line(f"{self.name(op.result)} = {self.call(op)}")
+        self.line(f"return {self.tuple(map(self.name, results))}")
+        arguments = ", ".join([*map(self.name, sources), *lengths])
+        self.functions.append(f"def constant_{number}({arguments}):\n" + "\n".join(self.lines))
+        self.lines = outer
+        self.line(f"{self.tuple(map(self.name, results))} = constants[{number}]({arguments})")
+        self.constants.append(Constant(f"constant_{number}", sources, lengths, tuple(results)))
+        self.done |= set(results)
+
+    # scheduling ----------------------------------------------------------------------------------
+
+    def components(self) -> list[list[str]]:
+        """Strongly connected components in an order in which they can run."""
+        edges: nx.DiGraph[str] = nx.DiGraph()
+        edges.add_nodes_from(op.result for op in self.graph.ops)
+        for op in self.graph.ops:
+            edges.add_edges_from((u.name, op.result) for u in op.all_uses() if u.name in self.by_name)
+            for u in op.uses():  # a delayed read needs the inits of what it reads
+                if u.delay and u.name in self.by_name:
+                    edges.add_edges_from(
+                        (i.name, op.result) for i in uses_in(self.by_name[u.name].init) if i.name in self.by_name
+                    )
+        place = {op.result: i for i, op in enumerate(self.graph.ops)}
+        joined = nx.condensation(edges)
+        first = {c: min(place[n] for n in joined.nodes[c]["members"]) for c in joined}
+        order = nx.lexicographical_topological_sort(joined, key=first.__getitem__)
+        return [sorted(joined.nodes[c]["members"], key=place.__getitem__) for c in order]
+
+    def schedule(self, components: list[list[str]]) -> None:
+        """Run what is ready: single ops first, then all ready maps of one time domain together."""
+        waiting = components
+        while waiting:
+            ready = [c for c in waiting if self.is_ready(c)]
+            assert ready, "the condensation is acyclic"
+            plain = [c for c in ready if not self.is_map(c) and not self.is_loop(c)]
+            if plain:
+                for c in plain:
+                    self.single(self.by_name[c[0]])
+                    self.done.add(c[0])
+                ran = {n for c in plain for n in c}
+            elif maps := [c for c in ready if self.is_map(c)]:
+                ran = self.maps(maps, waiting)
+            else:
+                self.loop(ready[0])
+                ran = set(ready[0])
+            self.done |= ran
+            waiting = [c for c in waiting if not all(n in self.done for n in c)]
+
+    def is_ready(self, component: list[str]) -> bool:
+        mine = set(component)
+        return all(n in self.done or n in mine for n in self.needs(component))
+
+    def needs(self, component: list[str]) -> set[str]:
+        found: set[str] = set()
+        for name in component:
+            op = self.by_name[name]
+            found |= {u.name for u in op.all_uses()}
+            for u in op.uses():
+                if u.delay and u.name in self.by_name:
+                    found |= {i.name for i in uses_in(self.by_name[u.name].init)}
+        return found
+
+    def is_loop(self, component: list[str]) -> bool:
+        name = component[0]
+        return len(component) > 1 or any(u.name == name for u in self.by_name[name].uses())
+
+    def is_map(self, component: list[str]) -> bool:
+        op = self.by_name[component[0]]
+        return not self.is_loop(component) and op.time is not None and op.kind != "signal"
+
+    def single(self, op: Op) -> None:
+        """An op outside time, or a conversion."""
+        result = self.name(op.result)
+        if op.kind == "signal":
+            return self.signal(op)
+        if op.leaves_time:
+            self.line(f"{result} = {self.leave(op)}")
+        else:
+            self.line(f"{result} = {self.call(op)}")
+
+    def signal(self, op: Op) -> None:
+        source, axis, start, stride = op.args
+        assert isinstance(source, Use) and isinstance(axis, int) and op.time is not None
+        time = self.graph.time(op.time)
+        type_ = self.by_name[source.name].type if source.name in self.by_name else None
+        type_ = type_ or next((i.type for i in self.graph.inputs if i.name == source.name), None)
+        text = self.name(source.name)
+        whole = isinstance(type_, Type) and axis < len(type_.shape) and type_.shape[axis] == time.trip
+        if not (start == 0 and stride == 1 and whole):
+            if stride == 1:
+                text = f"{text}.narrow({axis}, {self.literal(start)}, {time.trip})"
+            else:
+                assert isinstance(stride, int)
+                first = start if stride > 0 else _plus(start, stride * _minus(time.trip, 1))
+                last = _plus(first, abs(stride) * _minus(time.trip, 1))
+                self.space["strided"] = torch.ops.aten.slice
+                text = f"strided({text}, {axis}, {self.literal(first)}, {self.literal(_plus(last, 1))}, {abs(stride)})"
+                if stride < 0:
+                    text = f"{text}.flip({axis})"
+        self.line(f"{self.name(op.result)} = {text}")
+        self.axis[op.result] = axis
+
+    def leave(self, op: Op) -> str:
+        use = op.args[0]
+        assert isinstance(use, Use)
+        source = self.by_name[use.name]
+        assert source.time is not None
+        time = self.graph.time(source.time)
+        backward = time.direction == "backward"
+        name = self.name(use.name)
+        if use.delay:
+            self.shift(use)
+            name, axis = self.name(f"{use.name}[-{use.delay}]"), self.axis[f"{use.name}[-{use.delay}]"]
+        elif use.name in self.lists:
+            return self.leave_list(op, name, backward, source)
+        else:
+            axis = self.axis[use.name]
+        if op.kind == "stack":
+            assert isinstance(op.args[1], int)
+            text = name if axis == op.args[1] else f"{name}.movedim({axis}, {op.args[1]})"
+            keep = op.result in self.graph.roots() or any(
+                r.kind in ("view", "_unsafe_view") for r in self.readers.get(op.result, [])
+            )
+            return f"{text}.contiguous()" if keep else text
+        if op.kind == "carry":
+            return f"carried({name}, {axis}, {op.args[1]}, {self.before(source)}, {backward})"
+        index: Arg = _minus(time.trip, 1) if op.kind == "last" else op.args[1]
+        if backward:
+            index = _plus(_minus(time.trip, 1), _times(index, -1))
+        return f"{name}.select({axis}, {self.literal(index)})"
+
+    def leave_list(self, op: Op, name: str, backward: bool, source: Op) -> str:
+        if op.kind == "stack":
+            return f"torch.stack({name}{'[::-1]' if backward else ''}, {op.args[1]})"
+        if op.kind == "carry":
+            return f"carried_list({name}, {op.args[1]}, {self.before(source)})"
+        return f"{name}[{'-1' if op.kind == 'last' else self.literal(op.args[1])}]"
+
+    def before(self, op: Op) -> str:
+        return self.tuple(self.literal(a) for a in op.init)
+
+    # maps ----------------------------------------------------------------------------------------
+
+    def maps(self, ready: list[list[str]], waiting: list[list[str]]) -> set[str]:
+        """All maps of one time domain that can run now, those that the first ones enable too."""
+        first = self.by_name[ready[0][0]]
+        group: list[Op] = []
+        chosen: set[str] = set()
+        for c in waiting:
+            op = self.by_name[c[0]]
+            if self.is_map(c) and op.time == first.time and all(n in self.done or n in chosen for n in self.needs(c)):
+                if op.kind in RANDOM or any(u.delay and u.name in chosen for u in op.uses()):
+                    continue
+                group.append(op)
+                chosen.add(op.result)
+        if not group:
+            return self.random_map(first)
+        batch: list[Op] = []
+        for op in group:
+            axis = self.direct_axis(op, {o.result for o in batch})
+            if axis is None:
+                batch.append(op)
+                continue
+            self.line(f"{self.name(op.result)} = {self.call(op)}")
+            self.axis[op.result] = axis
+        if batch:
+            self.vmapped(batch, chosen)
+        return chosen
+
+    def random_map(self, op: Op) -> set[str]:
+        """Random numbers are drawn step by step, in the order of the loop."""
+        self.loop([op.result])
+        return {op.result}
+
+    def signals(self, op: Op) -> list[Use]:
+        return list(
+            dict.fromkeys(u for u in op.uses() if u.name in self.by_name and self.by_name[u.name].time is not None)
+        )
+
+    def direct_axis(self, op: Op, batched: set[str]) -> int | None:
+        """The time axis with which `op` can run on whole signals as it is, or None."""
+        if (op.kind not in _POINTWISE and op.kind != "linear") or not isinstance(op.type, Type):
+            return None
+        signals = self.signals(op)
+        if not signals or any(
+            u.delay or u.name in batched or u.name in self.lists or u.name not in self.axis for u in signals
+        ):
+            return None
+        axes = {self.axis[u.name] for u in signals}
+        rank = len(op.type.shape)
+        types = [self.by_name[u.name].type for u in signals]
+        if len(axes) != 1 or any(not isinstance(t, Type) or len(t.shape) != rank for t in types):
+            return None
+        (axis,) = axes
+        if op.kind == "linear":
+            return axis if signals == [op.args[0]] and axis < rank and len(signals) == 1 else None
+        for use in op.uses():
+            if use not in signals and self.rank_of(use) > rank - axis:
+                return None
+        return axis
+
+    def rank_of(self, use: Use) -> int:
+        if use.name in self.by_name:
+            type_ = self.by_name[use.name].type
+            return len(type_.shape) if isinstance(type_, Type) else 99
+        return next(len(i.type.shape) for i in self.graph.inputs if i.name == use.name)
+
+    def vmapped(self, ops: list[Op], chosen: set[str]) -> None:
+        inside = {op.result for op in ops}
+        inputs: dict[Use, str] = {}
+        for op in ops:
+            for use in self.signals(op):
+                if use.name in inside and use.delay == 0:
+                    continue
+                if use.delay:
+                    self.shift(use)
+                elif use.name in self.lists:
+                    self.unlist(use.name)
+                inputs[use] = f"{use.name}[-{use.delay}]" if use.delay else use.name
+        returned = [
+            op for op in ops
+            if op.result in self.graph.roots() or any(r.result not in inside for r in self.readers.get(op.result, []))
+        ]  # fmt: skip
+        outs = [self.out_axis(op) for op in returned]
+        function = self.unique("step")
+        arguments = ", ".join(f"{self.name(v)}_t" for v in inputs.values())
+        self.line(f"def {function}({arguments}):")
+        self.indent += 1
+
+        def write(arg: Arg) -> str:
+            if isinstance(arg, Use) and arg in inputs:
+                return f"{self.name(inputs[arg])}_t"
+            if isinstance(arg, tuple):
+                return "[" + ", ".join(map(write, arg)) + "]"
+            if isinstance(arg, Use) and arg.name in inside:
+                return f"{self.name(arg.name)}_t"
+            return self.literal(arg)
+
+        for op in ops:
+            self.line(f"{self.name(op.result)}_t = {self.call(op, write)}")
+        self.line(f"return {self.tuple(self.name(op.result) + '_t' for op in returned)}")
+        self.indent -= 1
+        axes = self.tuple(str(self.axis[v]) for v in inputs.values())
+        self.line(
+            f"{self.tuple(self.name(op.result) for op in returned)} = vmap({function}, {axes}, {self.tuple(map(str, outs))})"
+            f"({', '.join(self.name(v) for v in inputs.values())})"
+        )
+        for op, axis in zip(returned, outs, strict=True):
+            self.axis[op.result] = axis
+
+    def out_axis(self, op: Op) -> int:
+        wanted = {r.args[1] for r in self.readers.get(op.result, []) if r.leaves_time and r.kind == "stack"}
+        axis = next(iter(wanted)) if len(wanted) == 1 else 0
+        return axis if isinstance(axis, int) and axis >= 0 else 0
+
+    def unique(self, base: str) -> str:
+        number = 0
+        while f"{base}_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{base}_{number}")
+        return f"{base}_{number}"
+
+    def shift(self, use: Use) -> None:
+        key = f"{use.name}[-{use.delay}]"
+        if key in self.axis:
+            return
+        if use.name in self.lists:
+            self.unlist(use.name)
+        op = self.by_name[use.name]
+        assert op.time is not None
+        backward = self.graph.time(op.time).direction == "backward"
+        axis = self.axis[use.name]
+        self.line(
+            f"{self.name(key)} = shifted({self.name(use.name)}, {axis}, {use.delay}, {self.before(op)}, {backward})"
+        )
+        self.axis[key] = axis
+
+    def unlist(self, name: str) -> None:
+        """Stack a signal that a loop left as a list of steps."""
+        op = self.by_name[name]
+        assert op.time is not None
+        backward = self.graph.time(op.time).direction == "backward"
+        listed = self.name(name)
+        self.line(f"{listed} = torch.stack({listed}{'[::-1]' if backward else ''}, 0)")
+        self.lists.discard(name)
+        self.axis[name] = 0
+
+    # loops ---------------------------------------------------------------------------------------
+
+    def loop(self, component: list[str]) -> None:
+        """A recurrence as a for loop; reads of outside signals are unbound once."""
+        members = [self.by_name[n] for n in component]
+        inside = set(component)
+        time = self.graph.time(members[0].time or "")
+        backward = time.direction == "backward"
+        drives: dict[Use, str] = {}
+        delays: dict[str, int] = {}
+        for op in members:
+            for use in self.signals(op):
+                if use.name in inside:
+                    delays[use.name] = max(delays.get(use.name, 0), use.delay)
+                elif use not in drives:
+                    if use.delay:
+                        self.shift(use)
+                    drives[use] = f"{use.name}[-{use.delay}]" if use.delay else use.name
+        kept = [
+            op for op in members
+            if op.result in self.graph.roots() or any(r.result not in inside for r in self.readers.get(op.result, []))
+        ]  # fmt: skip
+        for op in members:
+            for d in range(1, delays.get(op.result, 0) + 1):
+                self.line(f"{self.delayed(op.result, d)} = {self.literal(op.init[d - 1])}")
+        for op in kept:
+            self.line(f"{self.name(op.result)} = []")
+        self.loop_header(drives, time, backward)
+        self.indent += 1
+
+        def write(arg: Arg) -> str:
+            if isinstance(arg, tuple):
+                return "[" + ", ".join(map(write, arg)) + "]"
+            if isinstance(arg, Use) and arg in drives:
+                return f"{self.name(drives[arg])}_t"
+            if isinstance(arg, Use) and arg.name in inside:
+                return self.delayed(arg.name, arg.delay) if arg.delay else f"{self.name(arg.name)}_t"
+            return self.literal(arg)
+
+        for op in _in_step_order(members, inside):
+            self.line(f"{self.name(op.result)}_t = {self.call(op, write)}")
+        for op in members:
+            for d in range(delays.get(op.result, 0), 0, -1):
+                before = f"{self.name(op.result)}_t" if d == 1 else self.delayed(op.result, d - 1)
+                self.line(f"{self.delayed(op.result, d)} = {before}")
+        for op in kept:
+            self.line(f"{self.name(op.result)}.append({self.name(op.result)}_t)")
+        self.indent -= 1
+        self.lists |= {op.result for op in kept}
+
+    def loop_header(self, drives: dict[Use, str], time: Time, backward: bool) -> None:
+        parts = []
+        for use, key in drives.items():
+            if use.name in self.lists and not use.delay:
+                parts.append(self.name(key))
+                continue
+            steps = f"{self.name(key)}.unbind({self.axis[key]})"
+            parts.append(f"reversed({steps})" if backward else steps)
+        names = [f"{self.name(key)}_t" for key in drives.values()]
+        if not parts:
+            self.line(f"for _ in range({self.literal(time.trip)}):")
+        elif len(parts) == 1:
+            self.line(f"for {names[0]} in {parts[0]}:")
+        else:
+            self.line(f"for {', '.join(names)} in zip({', '.join(parts)}, strict=True):")
+
+    def delayed(self, value: str, delay: int) -> str:
+        return self.name(f"{value}[-{delay}]")
+
+    def returned(self, arg: Arg) -> str:
+        return self.literal(arg)
+
+
+def _in_step_order(members: list[Op], inside: set[str]) -> list[Op]:
+    plain = {op.result: op for op in members}
+    inner = tuple(Op(op.result, op.kind, tuple(u for u in op.uses() if u.name in inside)) for op in members)
+    return [plain[op.result] for op in order(inner)]
+
+
+def _names(op: Op) -> set[str]:
+    found: set[str] = set()
+
+    def walk(arg: Arg) -> None:
+        if isinstance(arg, Size):
+            found.update(names_of(arg))
+        elif isinstance(arg, tuple):
+            for item in arg:
+                walk(item)
+
+    for arg in (*op.args, *(a for _, a in op.attrs)):
+        walk(arg)
+    return found
+
+
+def _dim(arg: Arg) -> Dim:
+    assert isinstance(arg, int | Size)
+    return arg
+
+
+def _plus(a: Arg, b: Arg) -> Dim:
+    return _dim(a) + _dim(b)
+
+
+def _minus(a: Arg, b: int) -> Dim:
+    return _dim(a) - b
+
+
+def _times(a: Arg, b: int) -> Dim:
+    return _dim(a) * b

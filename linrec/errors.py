@@ -1,0 +1,68 @@
+"""Errors: everything linrec itself raises derives from `LinrecError`.
+
+An error is a place, a fact and a way out. Errors of the user's own model are never wrapped: they
+pass through with their type, and a note names the recurrence they came from.
+"""
+
+from __future__ import annotations
+
+
+class LinrecError(Exception):
+    """A code, a sentence, and where known the user's file and line and an edit that helps."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        loop: str | None = None,
+        file: str | None = None,
+        line: int | None = None,
+        help: str | None = None,
+    ) -> None:
+        self.code, self.message, self.loop, self.file, self.line, self.help = code, message, loop, file, line, help
+        where = "" if file is None else f"\n --> {file}" + ("" if line is None else f":{line}")
+        super().__init__(f"error[{code}] {message}{where}" + (f"\nhelp: {help}" if help else ""))
+
+
+class CaptureError(LinrecError):
+    """The program could not be turned into a graph."""
+
+
+class NotLinearError(LinrecError):
+    """A recurrence is not linear and `strict=True` asked for a parallel form."""
+
+
+class ShapeError(LinrecError):
+    """Sizes do not fit together."""
+
+
+class StateError(LinrecError):
+    """A recurrent form that cannot exist, or a state that does not fit it."""
+
+
+class NumericsError(LinrecError):
+    """A result that cannot be represented."""
+
+
+class VerificationError(LinrecError):
+    """Two forms of one program disagree."""
+
+
+class IRSyntaxError(LinrecError):
+    """Text that is not a graph: `file`, `line` and `column` say where."""
+
+    def __init__(self, code: str, message: str, *, file: str, line: int, column: int, text: str, help: str) -> None:
+        self.column = column
+        super().__init__(code, message, file=file, line=line, help=help)
+        self.args = (
+            f"error[{code}] {file}:{line}:{column}: {message}\n{line:>4} | {text}\n     | {' ' * (column - 1)}^\nhelp: {help}",
+        )
+
+
+class VerifyError(LinrecError):
+    """A graph that breaks a law of the intermediate language: a pass or a hand-written text is wrong."""
+
+
+class InternalError(LinrecError):
+    """linrec broke a promise to itself; please report it."""

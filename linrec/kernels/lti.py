@@ -1,0 +1,212 @@
+"""Time-invariant kernels: s[k] = A s[k-1] + G w[k], y[k] = C s[k-1] + D w[k], in plain operators.
+
+Shapes: A (g, n, n), G (g, n, p), C (g, q, n), D (g, q, p), w (b, T, g, p), y (b, T, g, q). `plain` says that y
+is s, that is C = A and D = G. Everything is differentiable to any order in every argument, works under
+torch.func and torch.compile, and is the reference for any faster path beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BURST = 1e3  # a drive this much louder in one block than in another is not convolved by FFT in float32
+GROWTH = 1e2  # nor is a response that grows this much beyond its first quarter
+_BLOCK = 64
+
+
+def smooth(n: int) -> int:
+    """The smallest 2^a 3^b 5^c that is at least n: lengths that FFTs are fast at."""
+    best = 1 << (n - 1).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            two = three << max((-(-n // three) - 1).bit_length(), 0)
+            if n <= two < best:
+                best = two
+            three *= 3
+        five *= 5
+    return best
+
+
+def powers(a: Tensor, g: Tensor, count: int) -> Tensor:  # (g,n,n), (g,n,p) -> (count, g, n, p)
+    """G, A G, A^2 G, ...: doubling, [X, A^m X], so log2(count) matrix products.
+
+    O(count g n^2 p + log(count) g n^3) operations.
+    """
+    groups, n, p = g.shape
+    if count == 0:
+        return g.new_empty(0, groups, n, p)
+    done = g.unsqueeze(1)  # (g, m, n, p)
+    step = a
+    while (m := done.shape[1]) < count:
+        take = min(m, count - m)
+        # A^m applied to the first `take` terms: one product with all of them side by side
+        side = done[:, :take].permute(0, 2, 1, 3).reshape(groups, n, take * p)
+        new = (step @ side).reshape(groups, n, take, p).permute(0, 2, 1, 3)
+        done = torch.cat([done, new], 1)
+        if done.shape[1] < count:
+            step = step @ step
+    return done.transpose(0, 1)
+
+
+def lti_impulse(a: Tensor, g: Tensor, c: Tensor, d: Tensor, length: int, plain: bool) -> Tensor:
+    """The impulse response K[0] = D, K[k] = C A^(k-1) G, (T, g, q, p); built in double precision and cast.
+
+    In single precision the powers of a non-normal A lose an order of magnitude more than the FFT does.
+    """
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a64, g64, d64 = a.to(wide), g.to(wide), d.to(wide)
+    if plain:
+        return powers(a64, g64, length).to(a.dtype)
+    states = powers(a64, g64, max(length - 1, 0))
+    return torch.cat([d64.unsqueeze(0), c.to(wide) @ states])[:length].to(a.dtype)
+
+
+def lti_reversed(response: Tensor) -> Tensor:  # (T, g, q, p) -> (g, T p, q)
+    """The response laid out for `lti_final`: last step first, contiguous."""
+    t, g, q, p = response.shape
+    return response.flip(0).permute(1, 0, 3, 2).reshape(g, t * p, q).contiguous()
+
+
+def lti_final(w: Tensor, reverse: Tensor) -> Tensor:  # (b,T,g,p), (g, T p, q) -> (b, 1, g, q)
+    """The last output alone, y[T-1] = sum_k K[T-1-k] w[k]: one product, O(b T g p q)."""
+    b, t, g, p = w.shape
+    if g == 1:
+        return (w.reshape(b, t * p) @ reverse[0]).reshape(b, 1, 1, reverse.shape[2])
+    rows = w.permute(2, 0, 1, 3).reshape(g, b, t * p)
+    return (rows @ reverse).transpose(0, 1).unsqueeze(1)
+
+
+def lti_spectrum(response: Tensor, length: int) -> Tensor:  # (T, g, q, p) -> (g, q, p, F)
+    """The response's Fourier transform, padded for a causal convolution of `length` steps."""
+    rows = response.permute(1, 2, 3, 0)
+    size = smooth(2 * length - 1)
+    return torch.fft.fft(rows, size) if response.is_complex() else torch.fft.rfft(rows, size)
+
+
+def lti_convolution(
+    w: Tensor, response: Tensor, spectrum: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bool
+) -> Tensor:  # (b,T,g,p), (T,g,q,p), (g,q,p,F) -> (b,T,g,q)
+    """All outputs by FFT: O((b p + b q) g T log T + b g p q T). Goes chunk by chunk where an FFT would be inexact."""
+    if not is_tame(w, response):
+        return lti_chunked(w, a, g, c, d, plain)
+    t = w.shape[1]
+    size = smooth(2 * t - 1)
+    rows = w.permute(0, 2, 3, 1)  # (b, g, p, T)
+    if w.is_complex() or response.is_complex():
+        product = _channels(torch.fft.fft(rows, size), spectrum)
+        return torch.fft.ifft(product, size)[..., :t].permute(0, 3, 1, 2)
+    product = _channels(torch.fft.rfft(rows, size), spectrum)
+    return torch.fft.irfft(product, size)[..., :t].permute(0, 3, 1, 2)
+
+
+def _channels(w: Tensor, k: Tensor) -> Tensor:  # (b,g,p,F), (g,q,p,F) -> (b,g,q,F)
+    if w.shape[2] == 1:
+        return w * k.squeeze(2)
+    return torch.einsum("bgpf,gqpf->bgqf", w, k)
+
+
+def is_tame(w: Tensor, response: Tensor) -> bool:
+    """May this drive be convolved by FFT? Not if anything is non-finite, unstable, or has loud bursts.
+
+    An FFT's error is relative to the loudest part of the signal and one NaN reaches every step.
+    """
+    if w.numel() == 0 or response.numel() == 0:
+        return True
+    head = response[: max(response.shape[0] // 4, 1)].abs().amax()
+    if not bool(torch.isfinite(head)) or not bool(response.abs().amax() <= GROWTH * head):
+        return False
+    loud = w.detach().abs().amax(dim=(0, 2, 3))
+    if not bool(torch.isfinite(loud).all()):
+        return False
+    if w.dtype in (torch.float64, torch.complex128):
+        return True
+    blocks = torch.nn.functional.pad(loud, (0, -len(loud) % _BLOCK)).view(-1, _BLOCK).amax(1)
+    quiet = blocks[blocks > 0]
+    return quiet.numel() == 0 or bool(quiet.amax() <= BURST * quiet.amin())
+
+
+def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bool, chunk: int = 64) -> Tensor:
+    """All outputs chunk by chunk: dense inside (Toeplitz), a carry A^C between.
+
+    O(b T g (C p q / 2 + n q + n p) + b T/C g n^2) operations in large products, T/C dependent steps.
+    """
+    b, t, groups, p = w.shape
+    n, q = a.shape[1], c.shape[1]
+    size = min(chunk, t)
+    count = -(-t // size)
+    padded = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, count * size - t))
+    blocks = padded.reshape(b, count, size, groups, p).permute(3, 1, 0, 2, 4)  # (g, count, b, C, p)
+    response = lti_impulse(a, g, c, d, size, plain)  # (C, g, q, p)
+    # M[s p, t q] = K[t - s] for s <= t
+    at = torch.arange(size, device=w.device)
+    gap = at.unsqueeze(0) - at.unsqueeze(1)  # [s, t] = t - s
+    toeplitz = response[gap.clamp(min=0)] * (gap >= 0).to(w.dtype)[:, :, None, None, None]
+    inside = toeplitz.permute(2, 0, 4, 1, 3).reshape(groups, 1, size * p, size * q)
+    y = blocks.reshape(groups, count, b, size * p) @ inside  # (g, count, b, C q)
+    if count > 1:
+        wide = torch.complex128 if a.is_complex() else torch.float64
+        a64 = a.to(wide)
+        # the state a chunk ends in: sum_s A^(C-1-s) G w[s]; what a carry adds at step t: C A^t
+        ends = powers(a64, g.to(wide), size).flip(0).permute(1, 0, 3, 2).reshape(groups, 1, size * p, n).to(a.dtype)
+        added = blocks.reshape(groups, count, b, size * p)[:, :-1] @ ends
+        after = torch.linalg.matrix_power(a64, size).to(a.dtype).mT
+        carries = [added[:, 0]]
+        for k in range(1, count - 1):
+            carries.append(carries[-1] @ after + added[:, k])
+        seen = powers(a64.mT, c.to(wide).mT, size).permute(1, 2, 0, 3).reshape(groups, 1, n, size * q).to(a.dtype)
+        carried = torch.stack(carries, 1) @ seen  # (g, count-1, b, C q)
+        y = torch.cat([y[:, :1], y[:, 1:] + carried], 1)
+    rows = y.reshape(groups, count, b, size, q).permute(2, 1, 3, 0, 4)
+    return rows.reshape(b, count * size, groups, q)[:, :t]
+
+
+def lti_free(
+    initial: Tensor | None,  # (b or 1, g, n)
+    a: Tensor,
+    c: Tensor | None,
+    constant: Tensor | None,  # (b or 1, g, n), added to the state at every step
+    added: Tensor | None,  # (b or 1, g, q), added to the output at every step
+    length: int,
+    final: bool,
+) -> Tensor:
+    """The response to an initial state and to constants, without drives: (b or 1, T or 1, g, q)."""
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    total: Tensor | None = None
+    if c is not None and (initial is not None or constant is not None):
+        # as columns: s[k-1] for k = 0 .. T-1 is A^k s[-1] + (I + A + ... + A^(k-1)) c, the state before step k
+        a64, c64 = a.to(wide), c.to(wide)
+        g, n = a.shape[0], a.shape[1]
+        lead = max(x.shape[0] for x in (initial, constant) if x is not None)
+        start = (
+            torch.zeros(lead, g, n, dtype=wide, device=a.device)
+            if initial is None
+            else initial.to(wide).expand(lead, g, n)
+        )
+        if constant is not None:
+            # [s; 1] -> [A c; 0 1] [s; 1]: only for one c, so each row of the batch has its own matrix
+            more = constant.to(wide).expand(lead, g, n)
+            a64 = torch.cat([a64.expand(lead, g, n, n), more.unsqueeze(-1)], -1)
+            bottom = torch.zeros(lead, g, 1, n + 1, dtype=wide, device=a.device)
+            bottom[..., -1] = 1
+            a64 = torch.cat([a64, bottom], -2).reshape(lead * g, n + 1, n + 1)
+            column = torch.cat([start, torch.ones_like(start[..., :1])], -1).reshape(lead * g, n + 1, 1)
+            states = _states(a64, column, length, final)[..., :-1, :]
+            states = states.reshape(-1, lead, g, n).permute(1, 0, 2, 3)
+        else:
+            states = _states(a64, start.permute(1, 2, 0), length, final).permute(3, 0, 1, 2)  # (lead, T, g, n)
+        total = torch.einsum("gqn,btgn->btgq", c64, states).to(a.dtype)
+    if added is not None:
+        total = added.unsqueeze(1) if total is None else total + added.unsqueeze(1)
+        if not final:
+            total = total.expand(-1, length, -1, -1)
+    assert total is not None
+    return total
+
+
+def _states(a: Tensor, column: Tensor, length: int, final: bool) -> Tensor:  # -> (T or 1, g, n, p)
+    if final:
+        return (torch.linalg.matrix_power(a, length - 1) @ column).unsqueeze(0)
+    return powers(a, column, length)

@@ -1,0 +1,1 @@
+"""The algebra of linear recurrences: affine forms, their operator rules, their structures."""

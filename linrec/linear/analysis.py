@@ -1,0 +1,109 @@
+"""Analysis: the affine forms of a set of ops in given variables.
+
+Walks the ops in order, keeps a form for every value that depends on a variable, and stops at the
+first op that is not affine. New ops that carry offsets along are collected in `ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use
+from linrec.linear.affine import Form, Labels, Refusal, variable
+from linrec.linear.rules import apply
+
+
+class Analysis:
+    """Forms of `members` in `variables`; `refusal` says where that ended, if it did."""
+
+    def __init__(self, graph: Graph, members: Collection[str], variables: Iterable[Use]) -> None:
+        self.graph = graph
+        self.labels = Labels()
+        self.ops: list[Op] = []
+        self.refusal: Refusal | None = None
+        self._types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
+        self._times: dict[str, str | None] = {op.result: op.time for op in graph.ops}
+        self._types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
+        self.variables = {use: variable(use, self._types[use.name], self.labels) for use in variables}
+        self.forms: dict[str, Form] = {}
+        self._current: Op | None = None
+        for op in graph.ops:
+            if op.result in members and self.refusal is None:
+                self._visit(op)
+
+    def _visit(self, op: Op) -> None:
+        self._current = op
+        if not any(self.form(use) is not None for use in op.uses()):
+            return
+        if not isinstance(op.type, Type):
+            self.refusal = Refusal("LR1299", op.result, f"no rule for `{op.kind}`, which has several results")
+            return
+        result = apply(op, self)
+        if isinstance(result, Refusal):
+            self.refusal = result
+        else:
+            self.forms[op.result] = result
+
+    # what rules ask ------------------------------------------------------------------------------
+
+    def form(self, arg: Arg) -> Form | None:
+        """The form of an argument, None if it depends on no variable."""
+        if isinstance(arg, tuple):
+            return next((f for item in arg if (f := self.form(item)) is not None), None)
+        if not isinstance(arg, Use):
+            return None
+        known = self.variables.get(arg)
+        return known if known is not None else self.forms.get(arg.name) if arg.delay == 0 else None
+
+    def type(self, arg: Arg) -> Type:
+        """The type of an argument; a number is a scalar."""
+        return self._types[arg.name] if isinstance(arg, Use) else Type("f64", ())
+
+    def clone(self, op: Op, args: tuple[Arg, ...]) -> Arg:
+        """`op` on other arguments."""
+        assert isinstance(op.type, Type)
+        return self.make(op.kind, args, op.type, op.attrs)
+
+    def make(self, kind: str, args: tuple[Arg, ...], type_: Type, attrs: tuple[tuple[str, Arg], ...] = ()) -> Arg:
+        """A new op, varying over time if one of its arguments does."""
+        assert self._current is not None
+        name = f"{self._current.result}.{len(self.ops)}"
+        while name in self._types:
+            name += "_"
+        op = Op(name, kind, args, attrs, type_, None, (), self._current.source)
+        times = {t for use in op.uses() if (t := self._times.get(use.name)) is not None}
+        op = replace(op, time=times.pop() if times else None)
+        self.ops.append(op)
+        self._types[name], self._times[name] = type_, op.time
+        return Use(name)
+
+    def varies(self, arg: Arg) -> bool:
+        """Does a coefficient change from step to step?"""
+        return isinstance(arg, Use) and self._times.get(arg.name) is not None
+
+
+def state_reads(graph: Graph, recurrence: Recurrence) -> tuple[Use, ...]:
+    """The delayed reads of states by members: the variables of the recurrence, nearest first."""
+    by_name = graph.by_name()
+    found = {
+        use
+        for name in recurrence.members
+        for use in by_name[name].uses()
+        if use.delay > 0 and use.name in recurrence.states
+    }
+    return tuple(sorted(found, key=lambda use: (recurrence.states.index(use.name), use.delay)))
+
+
+def driven_by(graph: Graph, recurrence: Recurrence) -> tuple[Use, ...]:
+    """The signals of outside that members read: the drives of the recurrence."""
+    by_name = graph.by_name()
+    members = set(recurrence.members)
+    return tuple(
+        dict.fromkeys(
+            use
+            for name in recurrence.members
+            for use in by_name[name].uses()
+            if use.name not in members and use.name in by_name and by_name[use.name].time is not None
+        )
+    )

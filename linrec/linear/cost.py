@@ -1,0 +1,94 @@
+"""Costs: what each form of a recurrence would take, as sympy expressions in its sizes.
+
+B batch, T steps, g groups, n states, p drives, q outputs (linrec/linear/system.py), m operators in a step. A
+form costs floating-point operations, bytes moved, and dependent launches; seconds follow from a machine's
+rates. The defaults are those of two cores of a server CPU, single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates of a machine: matrix products, FFTs, memory, and the time to launch an operator."""
+
+    matmul: float = 80e9  # operations a second in large matrix products
+    vector: float = 6e9  # operations a second in elementwise work and FFTs
+    memory: float = 10e9  # bytes a second
+    launch: float = 6e-6  # seconds an operator
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Symbolic cost of one form and the seconds it comes to."""
+
+    form: str
+    flops: str
+    bytes: str
+    depth: str
+    seconds: float
+
+
+def estimates(
+    sizes: Mapping[str, int], *, constant: bool, final: bool, width: int = 4, machine: Machine | None = None
+) -> list[Estimate]:
+    """Every form of a time-invariant recurrence, cheapest first; `constant` coefficients have a cached response."""
+    import sympy
+
+    machine = machine or Machine()
+    B, T, g, n, p, q, m = sympy.symbols("B T g n p q m", positive=True)
+    fft = sympy.Integer(5) * 2 * T * sympy.log(2 * T, 2)
+    response = (
+        sympy.Integer(0)
+        if constant
+        else 2 * T * g * n * n * p + sympy.Piecewise((0, sympy.Eq(q, n)), (2 * T * g * q * n * p, True))
+    )
+    C = sympy.Min(T, 64)
+    products = {
+        "final": response + 2 * B * T * g * p * q,
+        "convolution": response + sympy.Integer(0),
+        "chunked": 2 * B * T * g * (C * p * q / 2 + n * q + n * p) + 2 * B * T / C * g * n * n,
+        "sequential": 2 * B * T * g * (n * n + n * p + n * q),
+    }
+    work = {
+        "final": sympy.Integer(0),
+        "convolution": fft * g * (B * p + B * q + (0 if constant else p * q)) + 8 * T * B * g * p * q,
+        "chunked": B * T * g * (p + q),
+        "sequential": B * T * g * (n + p),
+    }
+    moved = {
+        "final": width * (T * g * p * q + B * T * g * p),
+        "convolution": width * (6 * B * T * g * (p + q)),
+        "chunked": width * (3 * B * T * g * (p + q) + B * T / C * g * n),
+        "sequential": width * (B * T * g * (3 * n + p + q) + T * g * n * n),
+    }
+    depth = {
+        "final": sympy.Integer(4),
+        "convolution": sympy.Integer(10),
+        "chunked": 3 * T / C + 12,
+        "sequential": T * m,
+    }
+    values = {B: sizes["B"], T: sizes["T"], g: sizes["g"], n: sizes["n"], p: sizes["p"], q: sizes["q"], m: sizes["m"]}
+    found = []
+    for form in ("final", "convolution", "chunked", "sequential"):
+        if form == "final" and not final:
+            continue
+        numbers = [float(e.subs(values)) for e in (products[form], work[form], moved[form], depth[form])]
+        seconds = numbers[0] / machine.matmul + max(numbers[1] / machine.vector, numbers[2] / machine.memory)
+        seconds += numbers[3] * machine.launch
+        found.append(Estimate(form, str(products[form] + work[form]), str(moved[form]), str(depth[form]), seconds))
+    return sorted(found, key=lambda e: e.seconds)
+
+
+def pays_from(sizes: Mapping[str, int], form: str, **options: Any) -> int | None:
+    """The smallest power of two of steps from which `form` beats the loop, None if none up to 2^20 does."""
+    for exponent in range(21):
+        at = {**sizes, "T": 2**exponent}
+        seconds = {e.form: e.seconds for e in estimates(at, **options)}
+        if seconds.get(form, float("inf")) <= seconds["sequential"]:
+            return 2**exponent
+    return None

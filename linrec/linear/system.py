@@ -1,0 +1,399 @@
+"""Linear systems: a proven recurrence as s[k] = A s[k-1] + G w[k] + c,  y[k] = C s[k-1] + D w[k] + e.
+
+The state vector s holds every state at every delay that is read (order m gives the companion form);
+w are the drives, y the outputs. Each axis of a state has one of three parts in it:
+
+    batch     passes from old to new state, and no coefficient touches it     (b)
+    group     passes, but coefficients differ along it                        (g)
+    mixed     everything else: what A, G, C, D sum over                       (n states, p drives, q outputs)
+
+so that A is (g, n, n), G (g, n, p), C (g, q, n), D (g, q, p) whatever the user's shapes were: a diagonal
+recurrence has n = 1, a dense one g = 1. The matrices are written as ops on the coefficients, so they follow
+parameters and have gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from linrec.dtypes import LONG
+from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Time, Type, Use
+from linrec.linear.affine import Axis, Factor, Label, Refusal, Term
+from linrec.linear.analysis import Analysis, driven_by, state_reads
+from linrec.sizes import Dim
+
+BATCH, GROUP, MIXED = "batch", "group", "mixed"
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A value as part of a vector: which of its axes are batch, group and mixed, and where they come from."""
+
+    use: Use
+    type: Type
+    parts: tuple[str, ...]
+    links: tuple[int | None, ...]  # which axis of the states each axis is
+
+    def sizes(self, part: str) -> tuple[Dim, ...]:
+        """The sizes of the axes of one part."""
+        return tuple(d for d, p in zip(self.type.shape, self.parts, strict=True) if p == part)
+
+    def axes(self, part: str) -> tuple[int, ...]:
+        """The axes of one part."""
+        return tuple(i for i, p in enumerate(self.parts) if p == part)
+
+
+@dataclass
+class System:
+    """The matrices of a time-invariant recurrence, as terms; `matrix` writes one as ops."""
+
+    graph: Graph
+    recurrence: Recurrence
+    time: Time
+    states: list[Vector]
+    drives: list[Vector]
+    outputs: list[Vector]
+    terms: dict[tuple[str, Use], list[Term]]  # (row value, column variable) -> terms
+    offsets: dict[str, Arg]
+    analysis: Analysis
+    dtype: str
+    ops: list[Op] = field(default_factory=list)
+
+    @property
+    def order(self) -> int:
+        """How many steps back the states are read."""
+        return max(v.use.delay for v in self.states)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """One state per group, read one step back: the transition multiplies elementwise."""
+        return len(self.states) == 1 and product(self.states[0].sizes(MIXED)) == 1
+
+    def width(self, vectors: Sequence[Vector]) -> Dim:
+        """How many numbers a group of `vectors` together has."""
+        total: Dim = 0
+        for v in vectors:
+            total = product(v.sizes(MIXED)) + total
+        return total
+
+
+def product(sizes: Sequence[Dim]) -> Dim:
+    """The product of sizes."""
+    total: Dim = 1
+    for s in sizes:
+        total = s * total
+    return total
+
+
+def system_of(graph: Graph, recurrence: Recurrence) -> System | Refusal:
+    """The system of a time-invariant recurrence, with whatever is folded into it."""
+    by_name = graph.by_name()
+    reads = state_reads(graph, recurrence)
+    depth = {s: max(u.delay for u in reads if u.name == s) for s in recurrence.states}
+    states = [Use(s, d) for s in recurrence.states for d in range(1, depth[s] + 1)]
+    drives = driven_by(graph, recurrence)
+    if any(u.delay for u in drives):
+        return Refusal("LR2002", recurrence.states[0], "a drive is read with a delay")
+    analysis = Analysis(graph, recurrence.members, [*states, *drives])
+    if analysis.refusal is not None:
+        return analysis.refusal
+    terms: dict[tuple[str, Use], list[Term]] = {}
+    offsets: dict[str, Arg] = {}
+    for row in dict.fromkeys((*recurrence.states, *recurrence.outputs)):
+        form = analysis.forms[row]
+        offsets[row] = form.offset
+        for term in form.terms:
+            if any(analysis.varies(f.value) for f in term.factors):
+                return Refusal("LR2002", row, "a coefficient varies over time")
+            terms.setdefault((row, term.state), []).append(term)
+        if form.offset is not None and analysis.varies(form.offset):
+            return Refusal("LR2002", row, "an offset varies over time without depending on a drive")
+    types = {u: analysis.type(u) for u in (*states, *drives)}
+    types |= {Use(o): analysis.type(Use(o)) for o in (*recurrence.states, *recurrence.outputs)}
+    roles = _roles(states, list(drives), recurrence, terms, types)
+    dtype = by_name[recurrence.states[0]].type
+    assert isinstance(dtype, Type)
+
+    def vector(use: Use) -> Vector:
+        return Vector(use, types[use], *roles[Use(use.name) if use.name in recurrence.states else use])
+
+    system = System(
+        graph, recurrence, graph.time(recurrence.time),
+        [vector(u) for u in states], [vector(u) for u in drives], [vector(Use(o)) for o in recurrence.outputs],
+        terms, offsets, analysis, dtype.dtype,
+    )  # fmt: skip
+    groups = {v.sizes(GROUP) for v in (*system.states, *system.outputs)}
+    if len(groups) > 1:
+        return Refusal("LR2002", recurrence.states[0], "states of different group shapes are coupled")
+    if any(not isinstance(d, int) for v in system.states for part in (GROUP, MIXED) for d in v.sizes(part)):
+        return Refusal("LR2002", recurrence.states[0], "the state has an axis of unknown length that coefficients mix")
+    return system
+
+
+def _roles(
+    states: list[Use],
+    drives: list[Use],
+    recurrence: Recurrence,
+    terms: dict[tuple[str, Use], list[Term]],
+    types: dict[Use, Type],
+) -> dict[Use, tuple[tuple[str, ...], tuple[int | None, ...]]]:
+    """Which axes are batch, group and mixed: the finest answer that every term allows.
+
+    Axis i of the states starts as batch; a term in which it does not pass straight through makes it
+    mixed, a factor that touches it makes it group. Axes of drives and outputs follow the state axis they
+    are linked to, and are mixed if there is none. Iterated to a fixed point, as mixing spreads.
+    """
+    first = Use(recurrence.states[0])
+    rank = len(types[first].shape)
+    role = [BATCH] * rank
+    shapes = {types[Use(s)].shape for s in recurrence.states}
+    same = len(shapes) == 1
+    if not same:
+        # states of different shapes share what leading axes they have in common
+        ranks = min(len(s) for s in shapes)
+        common = 0
+        while common < ranks and len({s[common] for s in shapes}) == 1:
+            common += 1
+        role = [BATCH if i < common else MIXED for i in range(max(len(s) for s in shapes))]
+    outputs = [Use(o) for o in recurrence.outputs]
+    order = {BATCH: 0, GROUP: 1, MIXED: 2}
+
+    def raise_to(i: int, part: str) -> bool:
+        if order[role[i]] >= order[part]:
+            return False
+        role[i] = part
+        return True
+
+    changed = True
+    while changed:
+        changed = False
+        for (row, column), found in terms.items():
+            row_is_state = row in recurrence.states
+            column_is_state = column in states
+            for term in found:
+                touched = {x for f in term.factors for axis in f.axes for x in axis}
+                if row_is_state and column_is_state:
+                    for i in range(max(len(term.axes), len(term.state_axes))):
+                        a = term.axes[i] if i < len(term.axes) else None
+                        s = term.state_axes[i] if i < len(term.state_axes) else None
+                        if a is None or s is None or (a != s):
+                            changed |= raise_to(i, MIXED)
+                        elif touched & set(a):
+                            changed |= raise_to(i, GROUP)
+                elif row_is_state:  # driven: the drive's labels may pass, the rest is made by factors
+                    for i, a in enumerate(term.axes):
+                        if touched & set(a) or (a and a not in term.state_axes and not _unlabelled(term, a)):
+                            changed |= raise_to(i, GROUP)
+                        if (
+                            len(a) > 1
+                            and a not in term.state_axes
+                            and set(a) & {x for ax in term.state_axes for x in ax}
+                        ):
+                            changed |= raise_to(i, MIXED)
+                elif column_is_state:  # read out: a state axis that does not reach the output is summed over
+                    for i, s in enumerate(term.state_axes):
+                        if s and s not in term.axes:
+                            changed |= raise_to(i, MIXED)
+                        elif touched & set(s):
+                            changed |= raise_to(i, GROUP)
+    found_roles: dict[Use, tuple[tuple[str, ...], tuple[int | None, ...]]] = {}
+    for s in recurrence.states:
+        n = len(types[Use(s)].shape)
+        found_roles[Use(s)] = tuple(role[:n]), tuple(range(n))
+    for use in (*outputs, *drives):
+        if use not in found_roles:
+            found_roles[use] = _linked(use, recurrence, terms, types, role)
+    return found_roles
+
+
+def _unlabelled(term: Term, axis: Axis) -> bool:
+    """Is an axis of the result one the drive is merely repeated along?"""
+    held = {x for f in term.factors for a in f.axes for x in a} | {x for a in term.state_axes for x in a}
+    return not held & set(axis)
+
+
+def _linked(
+    use: Use, recurrence: Recurrence, terms: dict[tuple[str, Use], list[Term]], types: dict[Use, Type], role: list[str]
+) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    """Parts of a drive's or an output's axes: those of the state axes they share labels with."""
+    parts = [MIXED] * len(types[use].shape)
+    links: list[int | None] = [None] * len(parts)
+    for (row, column), found in terms.items():
+        for term in found:
+            if column == use and row in recurrence.states:
+                mine, theirs = term.state_axes, term.axes
+            elif Use(row) == use and column.name in recurrence.states and column.delay:
+                mine, theirs = term.axes, term.state_axes
+            else:
+                continue
+            for i, axis in enumerate(mine):
+                if axis and axis in theirs:
+                    links[i] = theirs.index(axis)
+                    parts[i] = role[theirs.index(axis)]
+    return tuple(parts), tuple(links)
+
+
+class Writer:
+    """Writes matrices of a system as ops, named after the recurrence."""
+
+    def __init__(self, system: System, prefix: str) -> None:
+        self.system, self.prefix, self.ops = system, prefix, list(system.analysis.ops)
+        self.count = 0
+
+    def make(
+        self,
+        kind: str,
+        args: tuple[Arg, ...],
+        shape: tuple[Dim, ...],
+        attrs: tuple[tuple[str, Arg], ...] = (),
+        dtype: str = "",
+    ) -> Use:
+        """A new op that does not vary."""
+        self.count += 1
+        name = f"{self.prefix}.{kind.rpartition('.')[2]}{self.count}"
+        self.ops.append(Op(name, kind, args, attrs, Type(dtype or self.system.dtype, shape), None))
+        return Use(name)
+
+    def matrix(self, rows: Sequence[tuple[Vector, str | None]], columns: Sequence[Vector]) -> Use | None:
+        """The block matrix (g, rows, columns), None if it is zero everywhere.
+
+        A row is (vector, value whose form it is), or (vector, None) for the identity that moves a state
+        one step further back.
+        """
+        blocks: list[list[Use | None]] = [[self._block(r, v, c) for c in columns] for r, v in rows]
+        if all(b is None for line in blocks for b in line):
+            return None
+        group = _flat(self.system.states[0].sizes(GROUP))
+        lines: list[Use] = []
+        for (r, _), line in zip(rows, blocks, strict=True):
+            n = _int(product(r.sizes(MIXED)))
+            cells: list[Arg] = []
+            for c, cell in zip(columns, line, strict=True):
+                p = _int(product(c.sizes(MIXED)))
+                cells.append(cell if cell is not None else self._zeros((group, n, p)))
+            width = sum(_int(product(c.sizes(MIXED))) for c in columns)
+            lines.append(
+                cells[0]
+                if len(cells) == 1 and isinstance(cells[0], Use)
+                else self.make("cat", (tuple(cells), -1), (group, n, width))
+            )
+        if len(lines) == 1:
+            return lines[0]
+        height = sum(_int(product(r.sizes(MIXED))) for r, _ in rows)
+        width = sum(_int(product(c.sizes(MIXED))) for c in columns)
+        return self.make("cat", (tuple(lines), 1), (group, height, width))
+
+    def _zeros(self, shape: tuple[Dim, ...]) -> Use:
+        return self.make("zeros", (shape,), shape, (("dtype", Atom(LONG[self.system.dtype])),))
+
+    def _block(self, row: Vector, value: str | None, column: Vector) -> Use | None:
+        group = _flat(row.sizes(GROUP))
+        n, p = product(row.sizes(MIXED)), product(column.sizes(MIXED))
+        if value is None:
+            if row.use != Use(column.use.name, column.use.delay + 1):
+                return None
+            eye = self.make("eye", (n,), (n, n), (("dtype", Atom(LONG[self.system.dtype])),))
+            wide = self.make("unsqueeze", (eye, 0), (1, n, n))
+            return self.make("expand", (wide, (group, n, n)), (group, n, n))
+        total: Use | None = None
+        for term in self.system.terms.get((value, column.use), []):
+            part = self._term(term, row, column, (group, n, p))
+            total = part if total is None else self.make("add", (total, part), (group, n, p))
+        return total
+
+    def _term(self, term: Term, row: Vector, column: Vector, shape: tuple[Dim, ...]) -> Use:
+        """One term as a (g, n, p) matrix: an einsum of its factors."""
+        labels = self.system.analysis.labels
+        g = [x for i in row.axes(GROUP) for x in term.axes[i]]
+        n = [x for i in row.axes(MIXED) for x in term.axes[i]]
+        p = [x for i in column.axes(MIXED) for x in term.state_axes[i]]
+        factors = list(term.factors)
+        # a label that is both row and column passes unchanged there: an identity; g stays as it is
+        for label in [x for x in n if x in p]:
+            twin = labels.axis(labels.size[label])[0]
+            p = [twin if x == label else x for x in p]
+            eye = self.make(
+                "eye", (labels.size[label],), (labels.size[label],) * 2, (("dtype", Atom(LONG[self.system.dtype])),)
+            )
+            factors.append(Factor(eye, ((label,), (twin,))))
+        held = {x for f in factors for axis in f.axes for x in axis}
+        out = [x for x in (*g, *n, *p) if x in held]
+        numbers: list[Factor] = [f for f in factors if not isinstance(f.value, Use)]
+        tensors = [f for f in factors if isinstance(f.value, Use)]
+        result = self._einsum(tensors, out)
+        for f in numbers:
+            kind = "div" if f.inverse else "mul"
+            sizes = tuple(labels.size[x] for x in out)
+            if result is None:
+                scalar = self.make(
+                    "full",
+                    ((), f.value if not f.inverse else 1.0 / f.value),
+                    (),
+                    (("dtype", Atom(LONG[self.system.dtype])),),
+                )  # type: ignore[operator]
+                result = scalar
+            else:
+                result = self.make(kind, (result, f.value), sizes)
+        if result is None:
+            result = self.make("full", ((), 1.0), (), (("dtype", Atom(LONG[self.system.dtype])),))
+        # repeat along what no factor has, then merge to (g, n, p)
+        full = tuple(labels.size[x] for x in (*g, *n, *p))
+        if len(out) < len(g) + len(n) + len(p):
+            view = tuple(labels.size[x] if x in held else 1 for x in (*g, *n, *p))
+            result = self.make("expand", (self.make("reshape", (result, view), view), full), full)
+        return self.make("reshape", (result, shape), shape) if full != shape else result
+
+    def _einsum(self, factors: list[Factor], out: list[Label]) -> Use | None:
+        if not factors:
+            return None
+        labels = self.system.analysis.labels
+        letters: dict[Label, str] = {}
+        parts: list[str] = []
+        operands: list[Arg] = []
+        for f in factors:
+            flat = [x for axis in f.axes for x in axis]
+            value = f.value
+            assert isinstance(value, Use)
+            split = tuple(labels.size[x] for x in flat)
+            if self._shape(value) != split:
+                value = self.make("reshape", (value, split), split)
+            if f.inverse:
+                value = self.make("reciprocal", (value,), split)
+            operands.append(value)
+            parts.append("".join(letters.setdefault(x, _letter(len(letters))) for x in flat))
+        result = "".join(letters[x] for x in out)
+        if len(parts) == 1 and parts[0] == result:
+            assert isinstance(operands[0], Use)
+            return self._cast(operands[0])
+        sizes = tuple(labels.size[x] for x in out)
+        if len(parts) == 1 and sorted(parts[0]) == sorted(result):
+            assert isinstance(operands[0], Use)
+            return self._cast(self.make("permute", (operands[0], tuple(parts[0].index(c) for c in result)), sizes))
+        cast = tuple(self._cast(o) for o in operands if isinstance(o, Use))
+        return self.make("einsum", (f"{','.join(parts)}->{result}", cast), sizes)
+
+    def _shape(self, use: Use) -> tuple[Dim, ...]:
+        made = next((op.type for op in reversed(self.ops) if op.result == use.name), None)
+        found = made if isinstance(made, Type) else self.system.analysis.type(use)
+        return found.shape
+
+    def _cast(self, use: Use) -> Use:
+        made = next((op.type for op in reversed(self.ops) if op.result == use.name), None)
+        found = made if isinstance(made, Type) else self.system.analysis.type(use)
+        if found.dtype == self.system.dtype:
+            return use
+        return self.make("to", (use, Atom(LONG[self.system.dtype])), found.shape)
+
+
+def _letter(index: int) -> str:
+    return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[index]
+
+
+def _flat(sizes: Sequence[Dim]) -> Dim:
+    return product(sizes)
+
+
+def _int(dim: Dim) -> int:
+    assert isinstance(dim, int)
+    return dim

@@ -1,0 +1,61 @@
+"""Canonicalize: one way to write one thing.
+
+`alias`, `contiguous` and `clone` of a value that nothing returns are that value; the last repeat of a list is
+`last`. Costs one walk over the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from linrec.ir import Arg, Graph, Op, Use, map_uses
+from linrec.manager import Context, Pass
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Drop copies that nobody can tell from the original."""
+
+    name: ClassVar[str] = "canonicalize"
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Replace reads of copies by reads of what they copy."""
+        returned = graph.roots()
+        same: dict[str, Use] = {}
+        kept: list[Op] = []
+        for op in graph.ops:
+            target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
+            fixed = op.kind == "clone" and op.result in returned
+            if isinstance(target, Use) and target.delay == 0 and not op.init and not fixed:
+                same[op.result] = same.get(target.name, target)
+            else:
+                kept.append(op)
+        if not same:
+            return graph
+        context.remark("passed", graph.name, f"{len(same)} copies dropped")
+        return reading(replace(graph, ops=tuple(kept)), same)
+
+
+_COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh"})
+
+
+def _is_idle(op: Op) -> bool:
+    """Dropout that drops nothing."""
+    return op.kind in ("dropout", "feature_dropout", "alpha_dropout") and (op.args[1] == 0 or op.args[2] is False)
+
+
+def reading(graph: Graph, same: Mapping[str, Use]) -> Graph:
+    """Read `same[v]` for `v`, whatever the delay."""
+
+    def change(use: Use) -> Arg:
+        target = same.get(use.name)
+        return use if target is None else Use(target.name, target.delay + use.delay)
+
+    return replace(
+        graph,
+        ops=tuple(op.map_uses(change) for op in graph.ops),
+        outputs=tuple(map_uses(o, change) for o in graph.outputs),
+        effects=tuple((path, same.get(u.name, u)) for path, u in graph.effects),
+    )

@@ -1,0 +1,95 @@
+"""Choose form: the cheapest form of each proven recurrence, by a cost model that can be printed.
+
+The model (linrec/linear/cost.py) is static: the same program at the same sizes gets the same form on every
+machine and in every run. `forms` overrides it. A proven recurrence is never left sequential because a call
+is short: the loop is no candidate, its cost says from which length the form pays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import networkx as nx
+
+from linrec.ir import Graph, Recurrence
+from linrec.linear.affine import Refusal
+from linrec.linear.cost import estimates
+from linrec.linear.system import GROUP, System, product, system_of
+from linrec.manager import Context, Pass
+from linrec.sizes import Dim, evaluate, names_of
+
+
+@dataclass(frozen=True)
+class ChooseForm(Pass):
+    """Set `form` of every recurrence."""
+
+    name: ClassVar[str] = "choose-form"
+    after: ClassVar[tuple[str, ...]] = ("fold-readout",)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Each recurrence on its own."""
+        return replace(graph, recurrences=tuple(self._chosen(graph, r, context) for r in graph.recurrences))
+
+    def _chosen(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
+        wanted = context.forms if isinstance(context.forms, str) else context.forms.get(recurrence.name, "auto")
+        if recurrence.kind == "nonlinear" or wanted == "sequential":
+            return replace(recurrence, form="sequential")
+        system = system_of(graph, recurrence) if recurrence.kind == "lti" else None
+        if not isinstance(system, System):
+            reason = system.reason if isinstance(system, Refusal) else "its coefficients vary over time"
+            context.remark("missed", recurrence.name, f"no parallel form yet: {reason}")
+            return replace(
+                recurrence, form="sequential", code="LR2002",
+                reason=f"linear ({recurrence.structure}), but linrec has no parallel form for it yet: {reason}",
+            )  # fmt: skip
+        final = is_final(graph, recurrence)
+        context.sizes[recurrence.name] = sizes = sizes_of(system, context)
+        found = estimates(sizes, constant=is_frozen(system, context.frozen), final=final)
+        context.costs[recurrence.name] = found
+        names = [e.form for e in found if e.form != "sequential"]
+        if wanted != "auto" and wanted not in names:
+            context.remark("missed", recurrence.name, f"form '{wanted}' does not apply; one of {', '.join(names)} does")
+        form = wanted if wanted in names else names[0]
+        context.remark("passed", recurrence.name, form)
+        return replace(recurrence, form=form)
+
+
+def is_final(graph: Graph, recurrence: Recurrence) -> bool:
+    """Is every output read at the last step only?"""
+    readers, members = graph.readers(), set(recurrence.members)
+    return all(op.kind == "last" for o in recurrence.outputs for op in readers.get(o, []) if op.result not in members)
+
+
+def is_frozen(system: System, frozen: frozenset[str]) -> bool:
+    """Do the coefficients depend on nothing that changes from call to call?"""
+    edges = system.graph.edges()
+    inputs = {i.name for i in system.graph.inputs}
+    read = {
+        use.name
+        for terms in system.terms.values()
+        for term in terms
+        for factor in term.factors
+        if (use := factor.value) is not None and hasattr(use, "name")
+    }
+    known = {name for name in read if name in edges}
+    sources = {a for name in known for a in (nx.ancestors(edges, name) | {name})} & inputs
+    return sources <= frozen
+
+
+def sizes_of(system: System, context: Context) -> dict[str, int]:
+    """The sizes that the cost model asks for, at the lengths of the call."""
+
+    def value(dim: Dim) -> int:
+        return max(evaluate(dim, {n: context.lengths.get(n, 64) for n in names_of(dim)}), 1)
+
+    state = system.states[0]
+    return {
+        "B": value(product([d for d, part in zip(state.type.shape, state.parts, strict=True) if part == "batch"])),
+        "T": value(system.time.trip),
+        "g": value(product(state.sizes(GROUP))),
+        "n": value(system.width(system.states)),
+        "p": value(system.width(system.drives)),
+        "q": value(system.width(system.outputs)),
+        "m": len(system.recurrence.members),
+    }

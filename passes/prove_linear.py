@@ -1,0 +1,65 @@
+"""Prove linear: is the next state an affine function of the last ones?
+
+The proof is the operator table (linrec/linear/rules.py) applied to each component: every value is
+constant in the state, affine in it, or neither, and the first op that is neither is the reason. A
+numeric superposition test, f(a s + (1-a) s') = a f(s) + (1-a) f(s'), backs the proof where an evaluator is
+given; alone it would prove nothing. A proof that fails it is withdrawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from linrec.ir import Graph, Recurrence
+from linrec.linear.analysis import Analysis, state_reads
+from linrec.linear.random import RANDOM
+from linrec.manager import Context, Pass
+
+ALLOWED = 1e-9  # superposition error in float64, relative
+
+
+@dataclass(frozen=True)
+class ProveLinear(Pass):
+    """Decide `kind`: lti if no coefficient varies over time, ltv if one does, else nonlinear."""
+
+    name: ClassVar[str] = "prove-linear"
+    after: ClassVar[tuple[str, ...]] = ("find-recurrences", "final-only")
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Prove or refuse each recurrence on its own."""
+        return replace(graph, recurrences=tuple(self._judge(graph, r, context) for r in graph.recurrences))
+
+    def _judge(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
+        analysis = Analysis(graph, recurrence.members, state_reads(graph, recurrence))
+        refusal = analysis.refusal
+        if refusal is None and (drawn := [m for m in recurrence.members if graph.op(m).kind in RANDOM]):
+            context.remark("missed", recurrence.name, f"random numbers drawn at %{drawn[0]}")
+            return replace(
+                recurrence, kind="nonlinear", code="LR1205", culprit=drawn[0],
+                reason="random numbers are drawn inside the recurrence", help="draw them for all steps before the loop",
+            )  # fmt: skip
+        if refusal is not None:
+            context.remark("missed", recurrence.name, refusal.reason)
+            return replace(
+                recurrence, kind="nonlinear", code=refusal.code, culprit=refusal.op, reason=refusal.reason, help=refusal.help
+            )  # fmt: skip
+        varying = any(
+            analysis.varies(factor.value)
+            for state in recurrence.states
+            for term in analysis.forms[state].terms
+            for factor in term.factors
+        )
+        kind = "ltv" if varying else "lti"
+        notes = recurrence.notes
+        if context.superposition is not None:
+            error = context.superposition(graph, recurrence)
+            if error > ALLOWED:
+                context.remark("failed", recurrence.name, f"superposition error {error:.1e}, allowed {ALLOWED:.0e}")
+                return replace(
+                    recurrence, kind="nonlinear", code="LR9001", culprit=recurrence.states[0],
+                    reason=f"the operator table says linear, the superposition test does not ({error:.1e} > {ALLOWED:.0e})",
+                )  # fmt: skip
+            notes = (*notes, f"superposition error {error:.1e}, allowed {ALLOWED:.0e}")
+        context.remark("passed", recurrence.name, kind)
+        return replace(recurrence, kind=kind, notes=notes)  # type: ignore[arg-type]
