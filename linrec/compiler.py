@@ -26,7 +26,7 @@ from linrec.emit.source import Program, emit
 from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
-from linrec.ir import Graph
+from linrec.ir import Graph, specialized
 from linrec.manager import Context
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
@@ -309,7 +309,13 @@ class Engine:
     def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
         self.captures += 1
         captured = capture(self.function, environment, args, kwargs, self.name)
-        return self.build(captured, environment, tensors)
+        compiled = self.build(captured, environment, tensors)
+        fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
+        if fixed and any(r.code == "LR2002" for r in compiled.report.recurrences):
+            # a form may exist once sizes other than time and batch are known
+            special = replace(captured, graph=specialized(captured.graph, fixed))
+            return self.build(special, environment, tensors)
+        return compiled
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
         """Passes and emission for a captured program. Raises NotLinearError under `strict`."""
@@ -367,7 +373,12 @@ class Engine:
         try:
             found = compare(original, emitted, cut, parameters, ran)
         except Exception as error:
-            found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {error}")
+            found = Verification(
+                True,
+                False,
+                ran,
+                note=f"{type(error).__name__} on the first {ran} steps: {str(error).splitlines()[0][:200] if str(error) else ''}",
+            )
             if _raises(original, cut):
                 found = Verification(False, note=f"the original cannot run on {ran} steps, so it was not checked")
         compiled.report = replace(compiled.report, verification=found)

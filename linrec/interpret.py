@@ -164,7 +164,9 @@ class _Interpreter:
         if isinstance(arg, Atom):
             name = LONG.get(arg, str(arg))
             name = _WIDE.get(name, name) if self.wide else name
-            return getattr(self.torch, name) if hasattr(self.torch, name) else self.torch.device(name)
+            found = getattr(self.torch, name, None)
+            kinds = (self.torch.dtype, self.torch.layout, self.torch.memory_format)
+            return found if isinstance(found, kinds) else self.torch.device(name)
         return arg
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 import networkx as nx
 
 from linrec.errors import VerifyError
-from linrec.sizes import Dim, Size, names_of
+from linrec.sizes import Dim, Size, names_of, substitute
 
 Direction = Literal["forward", "backward"]
 Kind = Literal["unknown", "lti", "ltv", "nonlinear"]
@@ -234,6 +234,30 @@ def rename(graph: Graph, names: Mapping[str, str]) -> Graph:
         ops=tuple(op.map_uses(change) for op in graph.ops),
         outputs=tuple(map_uses(o, change) for o in graph.outputs),
         effects=tuple((path, change(use)) for path, use in graph.effects),
+    )
+
+
+def specialized(graph: Graph, lengths: Mapping[str, int]) -> Graph:
+    """The graph for calls in which some named lengths have these values."""
+
+    def fixed_arg(arg: Arg) -> Arg:
+        if isinstance(arg, tuple):
+            return tuple(map(fixed_arg, arg))
+        return substitute(arg, lengths) if isinstance(arg, Size) else arg
+
+    def fixed(type_: Type) -> Type:
+        return replace(type_, shape=tuple(substitute(d, lengths) for d in type_.shape))
+
+    def fixed_op(op: Op) -> Op:
+        types = tuple(map(fixed, op.type)) if isinstance(op.type, tuple) else op.type and fixed(op.type)
+        attrs = tuple((key, fixed_arg(a)) for key, a in op.attrs)
+        return replace(op, args=tuple(map(fixed_arg, op.args)), attrs=attrs, type=types)
+
+    return replace(
+        graph,
+        inputs=tuple(replace(i, type=fixed(i.type)) for i in graph.inputs),
+        times=tuple(replace(t, trip=substitute(t.trip, lengths)) for t in graph.times),
+        ops=tuple(map(fixed_op, graph.ops)),
     )
 
 

@@ -82,6 +82,19 @@ def evaluate(dim: Dim, lengths: Mapping[str, int]) -> int:
     return total
 
 
+def substitute(dim: Dim, lengths: Mapping[str, int]) -> Dim:
+    """`dim` with some of its lengths known."""
+    if isinstance(dim, int):
+        return dim
+    total: Dim = 0
+    for names, factor in dim.terms:
+        term: Dim = factor
+        for name in names:
+            term = (size(name) if name not in lengths else lengths[name]) * term
+        total = term + total
+    return total
+
+
 def names_of(dim: Dim) -> frozenset[str]:
     """The lengths `dim` depends on; none for an int."""
     return dim.names if isinstance(dim, Size) else frozenset()

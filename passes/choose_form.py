@@ -16,8 +16,11 @@ from linrec.ir import Graph, Recurrence
 from linrec.linear.affine import Refusal
 from linrec.linear.cost import estimates
 from linrec.linear.system import GROUP, System, product, system_of
+from linrec.linear.varying import layout_of
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, evaluate, names_of
+
+WIDEST = 128  # a scan of wider matrices never pays on a CPU: n^3 work a step against n^2 in the loop
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,8 @@ class ChooseForm(Pass):
         if recurrence.kind == "nonlinear" or wanted == "sequential":
             return replace(recurrence, form="sequential")
         system = system_of(graph, recurrence) if recurrence.kind == "lti" else None
-        if not isinstance(system, System):
-            reason = system.reason if isinstance(system, Refusal) else "its coefficients vary over time"
-            context.remark("missed", recurrence.name, f"no parallel form yet: {reason}")
-            return replace(
-                recurrence, form="sequential", code="LR2002",
-                reason=f"linear ({recurrence.structure}), but linrec has no parallel form for it yet: {reason}",
-            )  # fmt: skip
+        if not isinstance(system, System) or wanted in ("scan", "associative"):
+            return self._varying(graph, recurrence, context)
         final = is_final(graph, recurrence)
         context.sizes[recurrence.name] = sizes = sizes_of(system, context)
         found = estimates(sizes, constant=is_frozen(system, context.frozen), final=final)
@@ -51,6 +49,27 @@ class ChooseForm(Pass):
         if wanted != "auto" and wanted not in names:
             context.remark("missed", recurrence.name, f"form '{wanted}' does not apply; one of {', '.join(names)} does")
         form = wanted if wanted in names else names[0]
+        context.remark("passed", recurrence.name, form)
+        return replace(recurrence, form=form)
+
+    def _varying(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
+        layout = layout_of(graph, recurrence)
+        if isinstance(layout, Refusal):
+            context.remark("missed", recurrence.name, f"no parallel form: {layout.reason}")
+            return replace(
+                recurrence, form="sequential", code="LR2002",
+                reason=f"linear ({recurrence.structure}), but linrec has no parallel form for it yet: {layout.reason}",
+            )  # fmt: skip
+        n = layout.width
+        assert isinstance(n, int)
+        if n > WIDEST:
+            context.remark("missed", recurrence.name, f"products of {n} x {n} matrices cost more than the loop")
+            return replace(
+                recurrence, form="sequential", code="LR2003",
+                reason=f"linear ({recurrence.structure}), but a scan would multiply {n} x {n} matrices at every step, which costs more than the loop",
+                help="give the transition a structure: diagonal, or constant over time",
+            )  # fmt: skip
+        form = "scan" if n == 1 else "associative"
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
 

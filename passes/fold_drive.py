@@ -42,7 +42,7 @@ class FoldDrive(Pass):
                     break
                 chain.append(op.result)
                 current = source
-                if width(graph, current.name) < least:
+                if width(graph, current.name) <= least:
                     best, least = len(chain), width(graph, current.name)
             if best:
                 members = set(chain[:best])

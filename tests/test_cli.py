@@ -304,9 +304,9 @@ def test_passes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         after: ClassVar[tuple[str, ...]] = ("canonicalize", "cse")
         rounds: int = field(default=1)
 
-    manager = ModuleType("linrec.manager")
+    manager = ModuleType("linrec.passes")
     manager.load_passes = lambda: {"cse": First, "dce": Second}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "linrec.manager", manager)
+    monkeypatch.setitem(sys.modules, "linrec.passes", manager)
     lines = run("passes").stdout.splitlines()
     assert lines[0].split() == ["pass", "after", "does"]
     assert lines[1].split(maxsplit=1) == ["cse", "Merge equal ops."]

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from linrec.kernels import lti
+from linrec.kernels import lti, scan
 
-_KERNELS = {name: value for name, value in vars(lti).items() if name.startswith("lti_")}
+KERNELS: dict[str, Callable[..., Any]] = {
+    name: value for module in (lti, scan) for name, value in vars(module).items() if name.startswith(("lti_", "scan_"))
+}
 _resolved: dict[str, Callable[..., Any]] = {}
 
 
@@ -34,8 +36,8 @@ class Operator:
 
 def operator(kind: str) -> Callable[..., Any]:
     """The function that computes an op of this kind, a fresh one for each op: overloads differ by op."""
-    if kind in _KERNELS:
-        return _KERNELS[kind]
+    if kind in KERNELS:
+        return KERNELS[kind]
     if kind == "tensor":
         return torch.tensor
     return Operator(kind)

@@ -20,7 +20,7 @@ import networkx as nx
 import torch
 
 from linrec.dtypes import LONG
-from linrec.emit.operators import carried, carried_list, operator, shifted
+from linrec.emit.operators import KERNELS, carried, carried_list, operator, shifted
 from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order, uses_in
 from linrec.linear.random import RANDOM
 from linrec.sizes import Dim, Size, names_of
@@ -81,8 +81,8 @@ class _Emitter:
         self.lengths()
         components = self.components()
         self.emit_constants()
-        pending = [c for c in components if not all(n in self.done for n in c)]
-        self.schedule(pending)
+        live = self.live()
+        self.schedule([c for c in components if live & set(c)])
         outs = self.tuple(self.returned(o) for o in self.outputs)
         effects = self.tuple(self.value(u) for _, u in self.graph.effects)
         self.line(f"return {outs}, {effects}")
@@ -136,9 +136,9 @@ class _Emitter:
         if isinstance(arg, tuple):
             return "[" + ", ".join(map(self.literal, arg)) + "]"
         if isinstance(arg, Atom):
-            return (
-                f"torch.{LONG.get(arg, arg)}" if hasattr(torch, LONG.get(arg, arg)) else f"torch.device({str(arg)!r})"
-            )
+            name = LONG.get(arg, str(arg))
+            known = isinstance(getattr(torch, name, None), torch.dtype | torch.layout | torch.memory_format)
+            return f"torch.{name}" if known else f"torch.device({name!r})"
         if isinstance(arg, Size):
             return str(arg)
         if isinstance(arg, float) and (arg != arg or arg in (float("inf"), float("-inf"))):
@@ -154,7 +154,7 @@ class _Emitter:
             return write(op.args[0])
         if op.kind == "getitem":
             return f"{write(op.args[0])}[{op.args[1]}]"
-        function = f"{op.kind}_{len(self.space)}" if not op.kind.startswith("lti_") else op.kind
+        function = f"{op.kind}_{len(self.space)}" if op.kind not in KERNELS else op.kind
         self.space[function] = operator(op.kind)
         self.taken.add(function)
         parts = [write(a) for a in op.args] + [f"{k}={write(a)}" for k, a in op.attrs]
@@ -176,11 +176,11 @@ class _Emitter:
             ):
                 still.add(op.result)
         edges = self.graph.edges()
-        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind.startswith("lti_")}
+        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind in KERNELS}
         wanted = {
             n for n in still
             if (n in self.graph.roots() or any(r.result not in still for r in self.readers.get(n, [])))
-            and (n in heavy or nx.ancestors(edges, n) & heavy or any(r.kind.startswith("lti_") for r in self.readers.get(n, [])))
+            and (n in heavy or nx.ancestors(edges, n) & heavy or any(r.kind in KERNELS for r in self.readers.get(n, [])))
         }  # fmt: skip
         groups: dict[tuple[str, ...], list[str]] = {}
         for n in sorted(wanted):
@@ -205,6 +205,17 @@ class _Emitter:
         self.done |= set(results)
 
     # scheduling ----------------------------------------------------------------------------------
+
+    def live(self) -> set[str]:
+        """What is still to be computed once the constants are there."""
+        found: set[str] = set()
+        open_ = [*self.graph.roots(), *(op.result for op in self.graph.ops if op.kind in RANDOM)]
+        while open_:
+            name = open_.pop()
+            if name not in found and name not in self.done and name in self.by_name:
+                found.add(name)
+                open_ += self.needs([name])
+        return found
 
     def components(self) -> list[list[str]]:
         """Strongly connected components in an order in which they can run."""
@@ -241,7 +252,7 @@ class _Emitter:
                 self.loop(ready[0])
                 ran = set(ready[0])
             self.done |= ran
-            waiting = [c for c in waiting if not all(n in self.done for n in c)]
+            waiting = [c for c in waiting if not set(c) <= self.done]
 
     def is_ready(self, component: list[str]) -> bool:
         mine = set(component)

@@ -135,7 +135,8 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
     """
     b, t, groups, p = w.shape
     n, q = a.shape[1], c.shape[1]
-    size = min(chunk, t)
+    # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
+    size = min(chunk, t) if bool(torch.isfinite(w.detach()).all()) else 1
     count = -(-t // size)
     padded = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, count * size - t))
     blocks = padded.reshape(b, count, size, groups, p).permute(3, 1, 0, 2, 4)  # (g, count, b, C, p)

@@ -22,10 +22,10 @@ class Analysis:
         self.labels = Labels()
         self.ops: list[Op] = []
         self.refusal: Refusal | None = None
-        self._types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
-        self._times: dict[str, str | None] = {op.result: op.time for op in graph.ops}
-        self._types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
-        self.variables = {use: variable(use, self._types[use.name], self.labels) for use in variables}
+        self.types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
+        self.times: dict[str, str | None] = {op.result: op.time for op in graph.ops}
+        self.types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
+        self.variables = {use: variable(use, self.types[use.name], self.labels) for use in variables}
         self.forms: dict[str, Form] = {}
         self._current: Op | None = None
         for op in graph.ops:
@@ -58,7 +58,7 @@ class Analysis:
 
     def type(self, arg: Arg) -> Type:
         """The type of an argument; a number is a scalar."""
-        return self._types[arg.name] if isinstance(arg, Use) else Type("f64", ())
+        return self.types[arg.name] if isinstance(arg, Use) else Type("f64", ())
 
     def clone(self, op: Op, args: tuple[Arg, ...]) -> Arg:
         """`op` on other arguments."""
@@ -69,18 +69,18 @@ class Analysis:
         """A new op, varying over time if one of its arguments does."""
         assert self._current is not None
         name = f"{self._current.result}.{len(self.ops)}"
-        while name in self._types:
+        while name in self.types:
             name += "_"
         op = Op(name, kind, args, attrs, type_, None, (), self._current.source)
-        times = {t for use in op.uses() if (t := self._times.get(use.name)) is not None}
+        times = {t for use in op.uses() if (t := self.times.get(use.name)) is not None}
         op = replace(op, time=times.pop() if times else None)
         self.ops.append(op)
-        self._types[name], self._times[name] = type_, op.time
+        self.types[name], self.times[name] = type_, op.time
         return Use(name)
 
     def varies(self, arg: Arg) -> bool:
         """Does a coefficient change from step to step?"""
-        return isinstance(arg, Use) and self._times.get(arg.name) is not None
+        return isinstance(arg, Use) and self.times.get(arg.name) is not None
 
 
 def state_reads(graph: Graph, recurrence: Recurrence) -> tuple[Use, ...]:

@@ -15,7 +15,7 @@ parameters and have gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Time, Type, Use
@@ -58,7 +58,6 @@ class System:
     offsets: dict[str, Arg]
     analysis: Analysis
     dtype: str
-    ops: list[Op] = field(default_factory=list)
 
     @property
     def order(self) -> int:
@@ -235,10 +234,13 @@ def _linked(
 
 
 class Writer:
-    """Writes matrices of a system as ops, named after the recurrence."""
+    """Writes matrices of a system as ops, named after the recurrence; what depends on a signal is a signal."""
 
-    def __init__(self, system: System, prefix: str) -> None:
-        self.system, self.prefix, self.ops = system, prefix, list(system.analysis.ops)
+    def __init__(self, analysis: Analysis, dtype: str, prefix: str) -> None:
+        self.analysis, self.dtype, self.prefix = analysis, dtype, prefix
+        self.ops = list(analysis.ops)
+        self.types = dict(analysis.types)
+        self.times = dict(analysis.times)
         self.count = 0
 
     def make(
@@ -249,11 +251,87 @@ class Writer:
         attrs: tuple[tuple[str, Arg], ...] = (),
         dtype: str = "",
     ) -> Use:
-        """A new op that does not vary."""
+        """A new op; one step of it if it reads a signal, unless it turns one into a tensor."""
         self.count += 1
-        name = f"{self.prefix}.{kind.rpartition('.')[2]}{self.count}"
-        self.ops.append(Op(name, kind, args, attrs, Type(dtype or self.system.dtype, shape), None))
+        name = f"{self.prefix}.{kind}{self.count}"
+        op = Op(name, kind, args, attrs, Type(dtype or self.dtype, shape))
+        times = {t for use in op.uses() if (t := self.times.get(use.name)) is not None}
+        self.times[name] = None if op.leaves_time or not times else times.pop()
+        self.types[name] = Type(dtype or self.dtype, shape)
+        self.ops.append(replace(op, time=self.times[name]))
         return Use(name)
+
+    def number(self, value: Arg, shape: tuple[Dim, ...] = ()) -> Use:
+        """A tensor filled with one number."""
+        return self.make("full", (shape, value), shape, (("dtype", Atom(LONG[self.dtype])),))
+
+    def eye(self, n: Dim) -> Use:
+        """The identity."""
+        return self.make("eye", (n,), (n, n), (("dtype", Atom(LONG[self.dtype])),))
+
+    def term(self, term: Term, rows: Sequence[Label], columns: Sequence[Label], shape: tuple[Dim, ...]) -> Use:
+        """The coefficients of a term as a tensor over the labels `rows`, then `columns`, reshaped to `shape`."""
+        labels = self.analysis.labels
+        factors = list(term.factors)
+        # a label that is both row and column passes unchanged there: an identity
+        for label in [x for x in rows if x in columns]:
+            twin = labels.axis(labels.size[label])[0]
+            columns = [twin if x == label else x for x in columns]
+            factors.append(Factor(self.eye(labels.size[label]), ((label,), (twin,))))
+        held = {x for f in factors for axis in f.axes for x in axis}
+        wanted = [*rows, *columns]
+        out = [x for x in wanted if x in held]
+        result = self._einsum([f for f in factors if isinstance(f.value, Use)], out)
+        sizes = tuple(labels.size[x] for x in out)
+        for f in factors:
+            if not isinstance(f.value, Use):
+                result = self.number(1.0) if result is None else result
+                result = self.make("div" if f.inverse else "mul", (result, f.value), sizes)
+        result = self.number(1.0) if result is None else result
+        full = tuple(labels.size[x] for x in wanted)
+        if len(out) < len(wanted):  # repeat along what no factor has
+            view = tuple(labels.size[x] if x in held else 1 for x in wanted)
+            result = self.make("expand", (self.make("reshape", (result, view), view), full), full)
+        return self.make("reshape", (result, shape), shape) if full != shape else result
+
+    def _einsum(self, factors: list[Factor], out: list[Label]) -> Use | None:
+        if not factors:
+            return None
+        labels = self.analysis.labels
+        letters: dict[Label, str] = {}
+        parts: list[str] = []
+        operands: list[Use] = []
+        for f in factors:
+            flat = [x for axis in f.axes for x in axis]
+            value = f.value
+            assert isinstance(value, Use)
+            split = tuple(labels.size[x] for x in flat)
+            if self.types[value.name].shape != split:
+                value = self.make("reshape", (value, split), split, dtype=self.types[value.name].dtype)
+            if f.inverse:
+                value = self.make("reciprocal", (self.cast(value),), split)
+            operands.append(self.cast(value))
+            parts.append("".join(letters.setdefault(x, _letter(len(letters))) for x in flat))
+        result = "".join(letters[x] for x in out)
+        if len(parts) == 1 and parts[0] == result:
+            return operands[0]
+        sizes = tuple(labels.size[x] for x in out)
+        if len(parts) == 1 and sorted(parts[0]) == sorted(result):
+            return self.make("permute", (operands[0], tuple(parts[0].index(c) for c in result)), sizes)
+        return self.make("einsum", (f"{','.join(parts)}->{result}", tuple(operands)), sizes)
+
+    def cast(self, use: Use) -> Use:
+        """The value in the state's element type."""
+        found = self.types[use.name]
+        return use if found.dtype == self.dtype else self.make("to", (use, Atom(LONG[self.dtype])), found.shape)
+
+
+class MatrixWriter(Writer):
+    """Writes the block matrices of a time-invariant system."""
+
+    def __init__(self, system: System, prefix: str) -> None:
+        super().__init__(system.analysis, system.dtype, prefix)
+        self.system = system
 
     def matrix(self, rows: Sequence[tuple[Vector, str | None]], columns: Sequence[Vector]) -> Use | None:
         """The block matrix (g, rows, columns), None if it is zero everywhere.
@@ -264,7 +342,7 @@ class Writer:
         blocks: list[list[Use | None]] = [[self._block(r, v, c) for c in columns] for r, v in rows]
         if all(b is None for line in blocks for b in line):
             return None
-        group = _flat(self.system.states[0].sizes(GROUP))
+        group = product(self.system.states[0].sizes(GROUP))
         lines: list[Use] = []
         for (r, _), line in zip(rows, blocks, strict=True):
             n = _int(product(r.sizes(MIXED)))
@@ -285,113 +363,28 @@ class Writer:
         return self.make("cat", (tuple(lines), 1), (group, height, width))
 
     def _zeros(self, shape: tuple[Dim, ...]) -> Use:
-        return self.make("zeros", (shape,), shape, (("dtype", Atom(LONG[self.system.dtype])),))
+        return self.make("zeros", (shape,), shape, (("dtype", Atom(LONG[self.dtype])),))
 
     def _block(self, row: Vector, value: str | None, column: Vector) -> Use | None:
-        group = _flat(row.sizes(GROUP))
+        group = product(row.sizes(GROUP))
         n, p = product(row.sizes(MIXED)), product(column.sizes(MIXED))
+        shape = (group, n, p)
         if value is None:
             if row.use != Use(column.use.name, column.use.delay + 1):
                 return None
-            eye = self.make("eye", (n,), (n, n), (("dtype", Atom(LONG[self.system.dtype])),))
-            wide = self.make("unsqueeze", (eye, 0), (1, n, n))
-            return self.make("expand", (wide, (group, n, n)), (group, n, n))
+            wide = self.make("unsqueeze", (self.eye(n), 0), (1, n, n))
+            return self.make("expand", (wide, shape), shape)
         total: Use | None = None
         for term in self.system.terms.get((value, column.use), []):
-            part = self._term(term, row, column, (group, n, p))
-            total = part if total is None else self.make("add", (total, part), (group, n, p))
+            rows = [x for part in (GROUP, MIXED) for i in row.axes(part) for x in term.axes[i]]
+            columns = [x for i in column.axes(MIXED) for x in term.state_axes[i]]
+            one = self.term(term, rows, columns, shape)
+            total = one if total is None else self.make("add", (total, one), shape)
         return total
-
-    def _term(self, term: Term, row: Vector, column: Vector, shape: tuple[Dim, ...]) -> Use:
-        """One term as a (g, n, p) matrix: an einsum of its factors."""
-        labels = self.system.analysis.labels
-        g = [x for i in row.axes(GROUP) for x in term.axes[i]]
-        n = [x for i in row.axes(MIXED) for x in term.axes[i]]
-        p = [x for i in column.axes(MIXED) for x in term.state_axes[i]]
-        factors = list(term.factors)
-        # a label that is both row and column passes unchanged there: an identity; g stays as it is
-        for label in [x for x in n if x in p]:
-            twin = labels.axis(labels.size[label])[0]
-            p = [twin if x == label else x for x in p]
-            eye = self.make(
-                "eye", (labels.size[label],), (labels.size[label],) * 2, (("dtype", Atom(LONG[self.system.dtype])),)
-            )
-            factors.append(Factor(eye, ((label,), (twin,))))
-        held = {x for f in factors for axis in f.axes for x in axis}
-        out = [x for x in (*g, *n, *p) if x in held]
-        numbers: list[Factor] = [f for f in factors if not isinstance(f.value, Use)]
-        tensors = [f for f in factors if isinstance(f.value, Use)]
-        result = self._einsum(tensors, out)
-        for f in numbers:
-            kind = "div" if f.inverse else "mul"
-            sizes = tuple(labels.size[x] for x in out)
-            if result is None:
-                scalar = self.make(
-                    "full",
-                    ((), f.value if not f.inverse else 1.0 / f.value),
-                    (),
-                    (("dtype", Atom(LONG[self.system.dtype])),),
-                )  # type: ignore[operator]
-                result = scalar
-            else:
-                result = self.make(kind, (result, f.value), sizes)
-        if result is None:
-            result = self.make("full", ((), 1.0), (), (("dtype", Atom(LONG[self.system.dtype])),))
-        # repeat along what no factor has, then merge to (g, n, p)
-        full = tuple(labels.size[x] for x in (*g, *n, *p))
-        if len(out) < len(g) + len(n) + len(p):
-            view = tuple(labels.size[x] if x in held else 1 for x in (*g, *n, *p))
-            result = self.make("expand", (self.make("reshape", (result, view), view), full), full)
-        return self.make("reshape", (result, shape), shape) if full != shape else result
-
-    def _einsum(self, factors: list[Factor], out: list[Label]) -> Use | None:
-        if not factors:
-            return None
-        labels = self.system.analysis.labels
-        letters: dict[Label, str] = {}
-        parts: list[str] = []
-        operands: list[Arg] = []
-        for f in factors:
-            flat = [x for axis in f.axes for x in axis]
-            value = f.value
-            assert isinstance(value, Use)
-            split = tuple(labels.size[x] for x in flat)
-            if self._shape(value) != split:
-                value = self.make("reshape", (value, split), split)
-            if f.inverse:
-                value = self.make("reciprocal", (value,), split)
-            operands.append(value)
-            parts.append("".join(letters.setdefault(x, _letter(len(letters))) for x in flat))
-        result = "".join(letters[x] for x in out)
-        if len(parts) == 1 and parts[0] == result:
-            assert isinstance(operands[0], Use)
-            return self._cast(operands[0])
-        sizes = tuple(labels.size[x] for x in out)
-        if len(parts) == 1 and sorted(parts[0]) == sorted(result):
-            assert isinstance(operands[0], Use)
-            return self._cast(self.make("permute", (operands[0], tuple(parts[0].index(c) for c in result)), sizes))
-        cast = tuple(self._cast(o) for o in operands if isinstance(o, Use))
-        return self.make("einsum", (f"{','.join(parts)}->{result}", cast), sizes)
-
-    def _shape(self, use: Use) -> tuple[Dim, ...]:
-        made = next((op.type for op in reversed(self.ops) if op.result == use.name), None)
-        found = made if isinstance(made, Type) else self.system.analysis.type(use)
-        return found.shape
-
-    def _cast(self, use: Use) -> Use:
-        made = next((op.type for op in reversed(self.ops) if op.result == use.name), None)
-        found = made if isinstance(made, Type) else self.system.analysis.type(use)
-        if found.dtype == self.system.dtype:
-            return use
-        return self.make("to", (use, Atom(LONG[self.system.dtype])), found.shape)
 
 
 def _letter(index: int) -> str:
     return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[index]
-
-
-def _flat(sizes: Sequence[Dim]) -> Dim:
-    return product(sizes)
 
 
 def _int(dim: Dim) -> int:

@@ -1,0 +1,220 @@
+"""Lowering of time-varying recurrences: s[k] = A[k] s[k-1] + b[k] as a scan over steps.
+
+Each axis of the states either *passes* (its label goes from old to new state, whether or not coefficients touch
+it) or *mixes*. With e the passing axes and n all mixing ones (every state, every delay), a step is A[k]: (e, n, n),
+b[k]: (e, n); n = 1 is the elementwise scan. A and b are maps over time, so they are made for all steps at once.
+
+    scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e)
+    scan_dense(A, b, s)            the same with matrices: (T, e, n)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, order
+from linrec.linear.affine import Refusal
+from linrec.linear.analysis import Analysis, state_reads
+from linrec.linear.system import Writer, product
+from linrec.sizes import Dim
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of the states pass, and how wide the vector of mixing axes is."""
+
+    passing: tuple[int, ...]
+    widths: tuple[Dim, ...]  # of each state's mixing axes
+    depths: tuple[int, ...]  # how far back each state is read
+
+    @property
+    def width(self) -> Dim:
+        """n, all states at all delays."""
+        total: Dim = 0
+        for width, depth in zip(self.widths, self.depths, strict=True):
+            total = width * depth + total
+        return total
+
+
+def layout_of(graph: Graph, recurrence: Recurrence) -> Layout | Refusal:
+    """Passing and mixing axes of a proven recurrence."""
+    reads = state_reads(graph, recurrence)
+    analysis = Analysis(graph, recurrence.members, reads)
+    shapes = [analysis.type(Use(s)).shape for s in recurrence.states]
+    rank = min(map(len, shapes))
+    passing = {i for i in range(rank) if len({s[i] for s in shapes}) == 1}
+    for state in recurrence.states:
+        for term in analysis.forms[state].terms:
+            passing -= {i for i in passing if term.axes[i] != term.state_axes[i]}
+    axes = tuple(sorted(passing))
+    widths = tuple(product([d for i, d in enumerate(shape) if i not in passing]) for shape in shapes)
+    depths = tuple(max(u.delay for u in reads if u.name == s) for s in recurrence.states)
+    layout = Layout(axes, widths, depths)
+    if not isinstance(layout.width, int):
+        return Refusal("LR2002", recurrence.states[0], "coefficients mix an axis of unknown length")
+    return layout
+
+
+def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
+    """Replace a proven recurrence by a scan over its steps."""
+    layout = layout_of(graph, recurrence)
+    assert isinstance(layout, Layout)
+    return _Lowering(graph, recurrence, layout).run()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, recurrence: Recurrence, layout: Layout) -> None:
+        self.graph, self.recurrence, self.layout = graph, recurrence, layout
+        reads = [
+            Use(s, d) for s, depth in zip(recurrence.states, layout.depths, strict=True) for d in range(1, depth + 1)
+        ]
+        self.reads = reads
+        self.analysis = Analysis(graph, recurrence.members, reads)
+        first = self.analysis.type(Use(recurrence.states[0]))
+        self.write = Writer(self.analysis, first.dtype, recurrence.name)
+        self.time = graph.time(recurrence.time)
+        self.shape = tuple(first.shape[i] for i in layout.passing)
+        self.diagonal = layout.width == 1
+        self.n: tuple[Dim, ...] = () if self.diagonal else (layout.width,)
+
+    def run(self) -> Graph:
+        write = self.write
+        steps = (self.time.trip,)
+        a = self._over_time(self._transition())
+        b = self._over_time(self._offset())
+        s = self._initial()
+        kind = "scan_diagonal" if self.diagonal else "scan_dense"
+        states = write.make(kind, (a, b, s), (*steps, *self.shape, *self.n))
+        if self.time.direction == "backward":
+            states = write.make("flip", (states, (0,)), (*steps, *self.shape, *self.n))
+        return self._replaced(self._signals(states))
+
+    def _over_time(self, use: Use) -> Use:
+        """All steps of a value, first step first, along a new leading axis."""
+        write, shape = self.write, self.write.types[use.name].shape
+        whole = (self.time.trip, *shape)
+        if write.times[use.name] is None:
+            return write.make("expand", (write.make("unsqueeze", (use, 0), (1, *shape)), whole), whole)
+        stacked = write.make("stack", (use, 0), whole)
+        return write.make("flip", (stacked, (0,)), whole) if self.time.direction == "backward" else stacked
+
+    # one step ----------------------------------------------------------------------------------------
+
+    def _transition(self) -> Use:
+        """A[k] as a per-step value of shape (e or 1s, n, n), or (e or 1s) if n is one."""
+        lines: list[Arg] = []
+        lead = self._touched()
+        for row, state in [(u, u.name) for u in self.reads]:
+            cells: list[Arg] = [self._cell(row, state, column, lead) for column in self.reads]
+            if self.diagonal:
+                assert isinstance(cells[0], Use)
+                return self.write.make("reshape", (cells[0], lead), lead)
+            height = self._width(row)
+            lines.append(self.write.make("cat", (tuple(cells), -1), (*lead, height, *self.n)))
+        if len(lines) == 1 and isinstance(lines[0], Use):
+            return lines[0]
+        return self.write.make("cat", (tuple(lines), -2), (*lead, *self.n, *self.n))
+
+    def _touched(self) -> tuple[Dim, ...]:
+        """The passing axes, of size one where no coefficient differs along them."""
+        touched = set()
+        for state in self.recurrence.states:
+            for term in self.analysis.forms[state].terms:
+                held = {x for f in term.factors for axis in f.axes for x in axis}
+                touched |= {i for i in self.layout.passing if held & set(term.axes[i])}
+        return tuple(d if i in touched else 1 for i, d in zip(self.layout.passing, self.shape, strict=True))
+
+    def _width(self, use: Use) -> Dim:
+        return self.layout.widths[self.recurrence.states.index(use.name)]
+
+    def _cell(self, row: Use, state: str, column: Use, lead: tuple[Dim, ...]) -> Use:
+        """The block that takes the state `column` to the state `row`."""
+        write = self.write
+        shape = (*lead, self._width(row), self._width(column))
+        if row.delay > 1:
+            if column != Use(row.name, row.delay - 1):
+                return self._zeros(shape)
+            eye = write.make("reshape", (write.eye(self._width(row)), (*[1] * len(lead), *shape[-2:])), shape)
+            return write.make("expand", (eye, shape), shape)
+        total: Use | None = None
+        for term in self.analysis.forms[state].terms:
+            if term.state != column:
+                continue
+            passing = [term.axes[i] for i in self.layout.passing]
+            kept = [axis if size != 1 else () for axis, size in zip(passing, lead, strict=True)]
+            rows = [x for axis in kept for x in axis]
+            rows += [x for i, axis in enumerate(term.axes) if i not in self.layout.passing for x in axis]
+            columns = [x for i, axis in enumerate(term.state_axes) if i not in self.layout.passing for x in axis]
+            one = write.term(term, rows, columns, shape)
+            total = one if total is None else write.make("add", (total, one), shape)
+        return self._zeros(shape) if total is None else total
+
+    def _zeros(self, shape: tuple[Dim, ...]) -> Use:
+        return self.write.make("expand", (self.write.number(0.0), shape), shape)
+
+    def _offset(self) -> Use:
+        """b[k] as a per-step value of shape (e, n), or (e) if n is one."""
+        parts: list[Arg] = []
+        for use in self.reads:
+            size = (*self.shape, self._width(use))
+            offset = self.analysis.forms[use.name].offset if use.delay == 1 else None
+            parts.append(self._zeros(size) if offset is None else self._ordered(use, offset, size))
+        return self._side_by_side(parts)
+
+    def _side_by_side(self, parts: list[Arg]) -> Use:
+        joined = (
+            parts[0]
+            if len(parts) == 1
+            else self.write.make("cat", (tuple(parts), -1), (*self.shape, self.layout.width))
+        )
+        assert isinstance(joined, Use)
+        return self.write.make("reshape", (joined, self.shape), self.shape) if self.diagonal else joined
+
+    def _ordered(self, use: Use, value: Arg, size: tuple[Dim, ...]) -> Use:
+        """A value of the state's shape with its passing axes first and its mixing axes merged."""
+        write, shape = self.write, self.analysis.type(Use(use.name)).shape
+        tensor = write.number(value) if not isinstance(value, Use) else write.cast(value)
+        if write.types[tensor.name].shape != shape:
+            tensor = write.make("expand", (tensor, shape), shape)
+        axes = (*self.layout.passing, *(i for i in range(len(shape)) if i not in self.layout.passing))
+        if axes != tuple(range(len(shape))):
+            tensor = write.make("permute", (tensor, axes), tuple(shape[i] for i in axes))
+        return write.make("reshape", (tensor, size), size)
+
+    def _initial(self) -> Use:
+        parts: list[Arg] = []
+        for use in self.reads:
+            value = self.graph.op(use.name).init[use.delay - 1]
+            parts.append(self._ordered(use, value, (*self.shape, self._width(use))))
+        return self._side_by_side(parts)
+
+    # back to signals -----------------------------------------------------------------------------------
+
+    def _signals(self, states: Use) -> dict[str, Op]:
+        """Each state as a signal of its own shape."""
+        write, found, start = self.write, {}, 0
+        for state, width, depth in zip(self.recurrence.states, self.layout.widths, self.layout.depths, strict=True):
+            assert isinstance(width, int)
+            shape = self.analysis.type(Use(state)).shape
+            part = states
+            if not self.diagonal and width != self.layout.width:
+                part = write.make("slice", (states, -1, start, start + width), (self.time.trip, *self.shape, width))
+            start += width * depth
+            rest = [i for i in range(len(shape)) if i not in self.layout.passing]
+            rows = (self.time.trip, *self.shape, *(shape[i] for i in rest))
+            part = write.make("reshape", (part, rows), rows)
+            axes = [*self.layout.passing, *rest]
+            back = (0, *(axes.index(i) + 1 for i in range(len(shape))))
+            if back != tuple(range(len(shape) + 1)):
+                part = write.make("permute", (part, back), (self.time.trip, *shape))
+            own = self.analysis.type(Use(state))
+            if own.dtype != write.dtype:
+                part = write.make("to", (part, own.dtype), (self.time.trip, *shape), dtype=own.dtype)
+            source = self.graph.op(state)
+            found[state] = replace(source, kind="signal", args=(part, 0, 0, 1), attrs=(), type=Type(own.dtype, shape))
+        return found
+
+    def _replaced(self, signals: dict[str, Op]) -> Graph:
+        """States become signals; other members that the rest reads become maps of states, read with their delays."""
+        ops = [signals.get(op.result, op) for op in self.graph.ops]
+        return replace(self.graph, ops=order((*ops, *self.write.ops)))
