@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from linrec.ir import Arg, Graph, Op, Use, map_uses
+from linrec.dtypes import LONG
+from linrec.ir import Arg, Atom, Graph, Op, Type, Use, map_uses
 from linrec.manager import Context, Pass
 
 
@@ -32,13 +33,29 @@ class Canonicalize(Pass):
                 same[op.result] = same.get(target.name, target)
             else:
                 kept.append(op)
-        if not same:
+        filled = [_filled(op, graph) for op in kept]
+        if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")
-        return reading(replace(graph, ops=tuple(kept)), same)
+        return reading(replace(graph, ops=tuple(filled)), same)
 
 
 _COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh"})
+
+
+_FILLS: dict[str, Arg] = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
+
+
+def _filled(op: Op, graph: Graph) -> Op:
+    """A tensor of one number does not depend on the tensor whose shape, type or device it takes."""
+    given = next((i for i in graph.inputs if i.role == "input"), None)
+    if given is None or not op.args or not isinstance(op.args[0], Use) or op.args[0] == Use(given.name):
+        return op
+    value = _FILLS.get(op.kind, op.args[1] if op.kind == "full_like" else op.args[2] if op.kind == "new_full" else None)
+    if value is None or isinstance(value, Use) or not isinstance(op.type, Type):
+        return op
+    dtype = (("dtype", Atom(LONG[op.type.dtype])),)
+    return replace(op, kind="new_full", args=(Use(given.name), op.type.shape, value), attrs=dtype)
 
 
 def _is_idle(op: Op) -> bool:

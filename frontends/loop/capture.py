@@ -21,7 +21,7 @@ from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
-from linrec.frontends.loop.reroll import reroll
+from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
 
@@ -214,7 +214,6 @@ class _Tracer:
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
-        graphs: list[Graph] = []
         lengths: list[dict[str, int]] = []
         for steps in STEPS:
             shapes = self.resized(axes, steps)
@@ -224,11 +223,14 @@ class _Tracer:
             at = {"T": steps} | {name: shapes[group[0][0]][group[0][1]] for name, group in free.items()}
             if trace is None:
                 raise CaptureError("LR0412", f"the program does not run at {at}")
-            flat = _flat(trace, self.environment, self.argument_names())
-            graphs.append(reroll(flat, [steps], tables=False, name=self.name))
             traces.append(trace)
             lengths.append(at)
-        return generalize(graphs, lengths), traces[-1], flat, unreadable([t.watch for t in traces])
+        flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
+        graphs = [
+            reroll(flat, repeats, tables=False, name=self.name)
+            for flat, repeats in zip(flats, over_time(flats, STEPS), strict=True)
+        ]
+        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
 
     def own_length(self) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time."""
@@ -237,7 +239,8 @@ class _Tracer:
         sizes = {n for s in self.shapes for n in s} | {
             n for i in flat.inputs for n in i.type.shape if isinstance(n, int)
         }
-        return reroll(flat, [n for n in sizes if n > 1], tables=True, name=self.name), trace, flat
+        repeats = find_repeats(flat, sorted((n for n in sizes if n > 3), reverse=True))
+        return reroll(flat, repeats, tables=True, name=self.name), trace, flat
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:

@@ -308,5 +308,24 @@ def _normalise(flat: Flat) -> Flat:
         | {u.name for u in uses_in(tuple(flat.outputs))}
         | {*flat.mutated.values()}
     )
-    flat.ops = [op for op in ops if op.result in read or not isinstance(op.type, tuple)]
+    flat.ops = _sunk([op for op in ops if op.result in read or not isinstance(op.type, tuple)], made, flat)
     return flat
+
+
+def _sunk(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
+    """Pieces of an `unbind` go where they are first read: all are made before the loop, each belongs to its step."""
+    pieces = {op.result: op for op in ops if made[op.result].kind == "getitem" and op.kind == "select"}
+    if not pieces:
+        return ops
+    new: list[Op] = []
+    for op in ops:
+        if op.result in pieces or made[op.result].kind == "getitem":
+            new += [op] if op.kind == "getitem" else []
+            continue
+        for use in op.uses():
+            piece = pieces.pop(use.name, None)
+            if piece is not None:
+                flat.stacks[piece.result] = flat.stacks[op.result]
+                new.append(piece)
+        new.append(op)
+    return [*new, *pieces.values()]

@@ -19,7 +19,7 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from linrec.errors import CaptureError
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
 from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
+from linrec.linear.random import RANDOM
 
 _PEELED = 3  # how many steps at either end of a loop may differ from the rest
 _LONGEST = 4000  # ops in one step
@@ -46,16 +47,48 @@ class Repeat:
         return self.start + self.period * self.count
 
 
-def reroll(flat: Flat, lengths: Iterable[int], *, tables: bool, name: str) -> Graph:
-    """The loop program of a straight-line one; `lengths` are the sizes that may be a trip count.
+@dataclass(frozen=True)
+class Run:
+    """Part of a list: `length` repeats of value j of a loop's body, from repeat `start` on by `step`."""
+
+    loop: int
+    j: int
+    step: int
+    start: int
+    length: int
+
+
+def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
+    """The loop program of a straight-line one whose `repeats` run over time.
 
     With `tables`, numbers may differ from step to step in any way: the result then holds for this
     length only. Raises CaptureError (LR0405, LR0406) when steps differ in a way no loop has.
     """
-    repeats = find_repeats(flat, sorted(set(lengths), reverse=True))
     if not repeats:
         raise CaptureError("LR0406", "no part of the program repeats over time, so there is nothing to parallelise")
     return _Reroller(flat, repeats, tables, name).run()
+
+
+def over_time(flats: Sequence[Flat], lengths: Sequence[int]) -> list[list[Repeat]]:
+    """The repeats of each trace that are one loop over time: found in all, their counts growing with the length."""
+    found = [find_repeats(flat, [length]) for flat, length in zip(flats, lengths, strict=True)]
+    marked = [
+        {(_mark(flat, r), r.count - length): r for r in repeats}
+        for flat, repeats, length in zip(flats, found, lengths, strict=True)
+    ]
+    common = set(marked[0]).intersection(*marked[1:])
+    return [sorted((m[key] for key in common), key=lambda r: r.start) for m in marked]
+
+
+def _mark(flat: Flat, repeat: Repeat) -> object:
+    """What tells one loop from another, whatever the length: where it starts, and how many there are before it."""
+    first = flat.ops[repeat.start]
+    lines = tuple((s.file, s.line, s.start) for s in flat.stacks[first.result])
+    before = sum(
+        op.kind == first.kind and tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]) == lines
+        for op in flat.ops[: repeat.start]
+    )
+    return first.kind, lines, repeat.period, before // max(repeat.count, 1)
 
 
 def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
@@ -105,7 +138,8 @@ def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]
             if (stop - start) // period + 1 >= least:
                 runs.append((period, int(start), int(stop) + period))
     chosen: list[Repeat] = []
-    for period, start, stop in runs:  # smallest period first: two whole loops never win over one
+    # the count nearest to the length first (an inner loop of 3 never wins over time), then the smallest period
+    for period, start, stop in sorted(runs, key=lambda r: (-min((r[2] - r[1]) // r[0], length), r[0])):
         count = (stop - start) // period
         if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
             continue
@@ -192,13 +226,12 @@ class _Reroller:
         return Use(name)
 
     def _joined(self, op: Op) -> Op:
-        """stack or cat of a list that holds whole loops: each run of repeats becomes one `stack`."""
+        """stack or cat of a list that holds whole loops, or all of one but a few steps: those become one `stack`."""
         items = op.args[0]
         assert isinstance(items, tuple) and isinstance(op.type, Type)
         dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
         assert isinstance(dim, int)
-        rank = len(op.type.shape)
-        axis = dim % rank
+        axis = dim % len(op.type.shape)
         parts: list[Arg] = []
         i = 0
         while i < len(items):
@@ -210,12 +243,10 @@ class _Reroller:
                 parts.append(item)
                 i += 1
                 continue
-            loop, j, step = run
-            count = self.repeats[loop].count
             first = items[i]
             assert isinstance(first, Use)
-            parts.append(self._stacked(loop, j, axis, step, first, op.kind == "cat"))
-            i += count
+            parts.append(self._stacked(run, axis, first, op.kind == "cat"))
+            i += run.length
         if len(parts) == 1 and isinstance(parts[0], Use):
             return replace(op, kind="alias", args=(parts[0],), attrs=())
         return replace(op, kind="cat", args=(tuple(parts), axis), attrs=())
@@ -226,31 +257,42 @@ class _Reroller:
         t = self.types[arg.name]
         return Type(t.dtype, (*t.shape[:axis], 1, *t.shape[axis:]))
 
-    def _run_of(self, items: Sequence[Arg]) -> tuple[int, int, int] | None:
-        """Do the items begin with every repeat of one body value, in order or in reverse?"""
+    def _run_of(self, items: Sequence[Arg]) -> Run | None:
+        """Do the items begin with the repeats of one body value, in order or in reverse, but for a few at the ends?"""
         first = items[0]
         if not isinstance(first, Use) or first.name not in self.where:
             return None
-        loop, i, j = self.where[first.name]
+        loop, start, j = self.where[first.name]
         count = self.repeats[loop].count
-        step = 1 if i == 0 else -1
-        if i not in (0, count - 1) or len(items) < count:
-            return None
-        for k in range(count):
-            item = items[k]
-            if not isinstance(item, Use) or self.where.get(item.name) != (loop, i + step * k, j):
-                return None
-        return loop, j, step
+        second = items[1] if len(items) > 1 else None
+        following = self.where.get(second.name) if isinstance(second, Use) else None
+        step = -1 if following == (loop, start - 1, j) else 1
+        length = 0
+        while length < len(items):
+            item = items[length]
+            if not isinstance(item, Use) or self.where.get(item.name) != (loop, start + step * length, j):
+                break
+            length += 1
+        return Run(loop, j, step, start, length) if length >= max(count - _PEELED, 2) or length == count else None
 
-    def _stacked(self, loop: int, j: int, axis: int, step: int, first: Use, flat: bool) -> Use:
-        count = self.repeats[loop].count
+    def _stacked(self, run: Run, axis: int, first: Use, flat: bool) -> Use:
+        """The values of a run as one tensor, along a new axis, or along their own if `flat`."""
+        count = self.repeats[run.loop].count
         t = self.types[first.name]
-        whole = Type(t.dtype, (*t.shape[:axis], count, *t.shape[axis:]))
-        out = self._once(("stack", loop, j, axis), "stack", (Use(self._body_name(loop, j)), axis), whole)
-        if step < 0:
-            out = self._once(("flip", out.name), "flip", (out, (axis,)), whole)
+
+        def shape(length: int) -> Type:
+            return Type(t.dtype, (*t.shape[:axis], length, *t.shape[axis:]))
+
+        key = ("stack", run.loop, run.j, axis)
+        out = self._once(key, "stack", (Use(self._body_name(run.loop, run.j)), axis), shape(count))
+        begin = run.start if run.step > 0 else run.start - run.length + 1
+        if run.length != count:
+            cut = ("cut", out.name, begin, run.length)
+            out = self._once(cut, "slice", (out, axis, begin, begin + run.length), shape(run.length))
+        if run.step < 0:
+            out = self._once(("flip", out.name), "flip", (out, (axis,)), shape(run.length))
         if flat:
-            merged = Type(t.dtype, (*t.shape[:axis], count * t.shape[axis], *t.shape[axis + 1 :]))
+            merged = Type(t.dtype, (*t.shape[:axis], run.length * t.shape[axis], *t.shape[axis + 1 :]))
             out = self._once(("flat", out.name), "flatten", (out, axis, axis + 1), merged)
         return out
 
@@ -265,7 +307,7 @@ class _Reroller:
         self.times.append(time)
         for j in range(repeat.period):
             ops = [self.flat.ops[repeat.start + i * repeat.period + j] for i in range(repeat.count)]
-            if self._array(loop, j, ops):
+            if self._invariant(loop, ops) or self._array(loop, j, ops):
                 continue
             read = self._element(loop, j, ops)
             if read is not None:
@@ -277,12 +319,32 @@ class _Reroller:
             )
             self.ops.append(replace(ops[0], args=args, attrs=attrs, time=time.name))
 
+    def _invariant(self, loop: int, ops: list[Op]) -> bool:
+        """An op that does the same on the same outside values in every repeat is done once, before the loop."""
+        if ops[0].kind in RANDOM or len({self._resolved(o) for o in ops}) != 1:
+            return False
+        if any(self._is_inside(loop, use) for use in ops[0].uses()):
+            return False
+        self._outside(ops[0])
+        first = ops[0].result
+        for op in ops:
+            del self.where[op.result]
+            self.renamed[op.result] = Use(first)
+        return True
+
+    def _resolved(self, op: Op) -> Op:
+        """The op without what tells repeats apart: its name, and which copy of an invariant it reads."""
+        return replace(op.map_uses(lambda use: self.renamed.get(use.name, use)), result="")
+
+    def _is_inside(self, loop: int, use: Use) -> bool:
+        return use.name in self.where and self.where[use.name][0] == loop
+
     def _element(self, loop: int, j: int, ops: list[Op]) -> Op | None:
         """select(x, dim, start + stride*i) with x from outside: the signal x read along dim."""
         op = ops[0]
-        if op.kind != "select" or len({o.args[0] for o in ops}) != 1 or not isinstance(op.args[0], Use):
+        if op.kind != "select" or len({self._resolved(o).args[0] for o in ops}) != 1 or not isinstance(op.args[0], Use):
             return None
-        if op.args[0].name in self.where and self.where[op.args[0].name][0] == loop:
+        if self._is_inside(loop, op.args[0]):
             return None
         indices = [o.args[2] for o in ops]
         step = _progression(indices)
@@ -366,6 +428,7 @@ class _Reroller:
         raise self._differs(op, "has an argument that differs from step to step")
 
     def _merged_reads(self, loop: int, values: list[Arg], op: Op) -> Arg:
+        values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]
         last = values[-1]
         assert isinstance(last, Use)
         place = self.where.get(last.name)
@@ -418,12 +481,11 @@ class _Reroller:
     def _repeats_of_other(self, loop: int, values: list[Arg]) -> Arg | None:
         """The list of all repeats of an earlier loop, read in order or in reverse."""
         run = self._run_of(values)
-        if run is None or self.repeats[run[0]].count != len(values):
+        if run is None or run.length != len(values):
             return None
-        other, j, step = run
         first = values[0]
         assert isinstance(first, Use)
-        stacked = self._stacked(other, j, 0, step, first, False)
+        stacked = self._stacked(run, 0, first, False)
         key = ("signal", loop, stacked.name)
         if key not in self.cache:
             self.cache[key] = self._new("signal", (stacked, 0, 0, 1), self.types[first.name], f"t{loop}")

@@ -203,7 +203,7 @@ class _Lowering:
         if op.kind in ("expand", "reshape", "view", "unsqueeze", "to", "alias", "clone", "mul") and op.args:
             return self._is_zero(op.args[0])
         if op.kind in ("full", "new_full", "full_like"):
-            return op.args[-1] == 0
+            return op.args[-1] in (0, 0.0)
         return op.kind in _ZEROS
 
     # outputs ---------------------------------------------------------------------------------------
