@@ -44,10 +44,16 @@ clean:  ## remove .venv and everything made
 	rm -rf .venv build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # With VENV_FLAGS the pins of packages that the machine already has are left out, so that those stay.
+ifeq ($(strip $(VENV_FLAGS)),)
+PINS = cat constraints.txt
+else
+PINS = $(BIN)/pip list --format=freeze | awk -F== \
+	'function plain(name) { gsub(/[-_.]+/, "-", name); return tolower(name) } \
+	NR == FNR { have[plain($$1)]; next } !(plain($$1) in have)' - constraints.txt
+endif
+
 .venv/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_FLAGS) .venv
-	$(if $(VENV_FLAGS),$(BIN)/pip list --format=freeze,:) | awk -F== \
-		'function plain(name) { gsub(/[-_.]+/, "-", name); return tolower(name) } \
-		NR == FNR { have[plain($$1)]; next } !(plain($$1) in have)' - constraints.txt > .venv/constraints.txt
+	$(PINS) > .venv/constraints.txt
 	$(BIN)/pip install --quiet -c .venv/constraints.txt -e '.[dev]'
 	touch $@

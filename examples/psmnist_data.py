@@ -131,7 +131,8 @@ def _read(folder: Path, part: str) -> Images:
     pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     return Images(
-        np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 784), np.frombuffer(labels, np.uint8, offset=8)
+        np.frombuffer(pixels, np.uint8, offset=16).copy().reshape(-1, 784),
+        np.frombuffer(labels, np.uint8, offset=8).copy(),
     )
 
 

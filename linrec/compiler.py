@@ -325,8 +325,11 @@ class Engine:
             environment.tensors[i.path] if i.path else _constant(captured.constants[i.name])
             for i in inputs[len(tensors) :]
         ]
+        learned = torch.is_grad_enabled()
         frozen = frozenset(
-            i.name for i, get in zip(inputs[len(tensors) :], getters, strict=True) if not get().requires_grad
+            i.name
+            for i, get in zip(inputs[len(tensors) :], getters, strict=True)
+            if not (learned and get().requires_grad)
         )
         lengths = _solve(captured.graph, tensors)
         context = Context(lengths, frozen, self.options.forms, superposition=superposition)
@@ -334,7 +337,7 @@ class Engine:
         pipeline = default_pipeline([lambda step, old, new, seconds: stages.update({step.name: new})])
         graph = pipeline.run(captured.graph, context)
         passed = time.perf_counter()
-        program = emit(graph)
+        program = emit(graph, frozen)
         constants = [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants]
         seconds = {"capture": captured.seconds, "passes": passed - started, "emit": time.perf_counter() - passed}
         report = findings.build(self.name, captured, stages, context, seconds, self.captures)

@@ -47,8 +47,8 @@ class _Form:
     constants: list[Cached]
 
     @staticmethod
-    def of(graph: Graph) -> _Form:
-        program = emit(graph)
+    def of(graph: Graph, frozen: frozenset[str]) -> _Form:
+        program = emit(graph, frozen)
         return _Form(program, [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants])
 
     def __call__(self, *tensors: Any) -> tuple[Any, ...]:
@@ -83,9 +83,9 @@ class RecurrentModule(nn.Module):
         )
         frozen = frozenset(name for name, value in sample.items() if not value.requires_grad)
         # called once a step or once a chunk, each form has inputs: arguments, captured tensors, state
-        self._start = _Form.of(_passed(self._program.initial, {}, frozen, "sequential"))
-        self._chunk = _Form.of(_passed(self._program.graph, {"T": 64}, frozen, engine.options.forms))
-        self._step = _Form.of(_passed(self._program.graph, {"T": 1}, frozen, "sequential"))
+        self._start = _Form.of(_passed(self._program.initial, {}, frozen, "sequential"), frozen)
+        self._chunk = _Form.of(_passed(self._program.graph, {"T": 64}, frozen, engine.options.forms), frozen)
+        self._step = _Form.of(_passed(self._program.graph, {"T": 1}, frozen, "sequential"), frozen)
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import networkx as nx
+
 from linrec.ir import Graph, Recurrence
 from linrec.linear.analysis import Analysis, state_reads
 from linrec.linear.random import RANDOM
@@ -40,9 +42,10 @@ class ProveLinear(Pass):
                 reason="random numbers are drawn inside the recurrence", help="draw them for all steps before the loop",
             )  # fmt: skip
         if refusal is not None:
-            context.remark("missed", recurrence.name, refusal.reason)
+            reason = f"{refusal.reason} ({_edge(graph, recurrence, analysis, refusal.op)})"
+            context.remark("missed", recurrence.name, reason)
             return replace(
-                recurrence, kind="nonlinear", code=refusal.code, culprit=refusal.op, reason=refusal.reason, help=refusal.help
+                recurrence, kind="nonlinear", code=refusal.code, culprit=refusal.op, reason=reason, help=refusal.help
             )  # fmt: skip
         varying = any(
             analysis.varies(factor.value)
@@ -63,3 +66,21 @@ class ProveLinear(Pass):
             notes = (*notes, f"superposition error {error:.1e}, allowed {ALLOWED:.0e}")
         context.remark("passed", recurrence.name, kind)
         return replace(recurrence, kind=kind, notes=notes)  # type: ignore[arg-type]
+
+
+def _edge(graph: Graph, recurrence: Recurrence, analysis: Analysis, culprit: str) -> str:
+    """Which states go into the op that breaks linearity, and which it makes: "h, m -> h"."""
+    read = {
+        term.state.name
+        for use in graph.op(culprit).uses()
+        if (form := analysis.form(use)) is not None
+        for term in form.terms
+    }
+    edges: nx.DiGraph[str] = nx.DiGraph()
+    edges.add_nodes_from(recurrence.members)
+    edges.add_edges_from(
+        (use.name, m) for m in recurrence.members for use in graph.op(m).uses() if use.delay == 0 and use.name in edges
+    )
+    made = (nx.descendants(edges, culprit) | {culprit}) & set(recurrence.states)
+    names = [", ".join(s for s in recurrence.states if s in group) for group in (read, made)]
+    return " -> ".join(n for n in names if n)

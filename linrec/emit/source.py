@@ -12,7 +12,7 @@ a function of their own, whose result is kept as long as its inputs stay as they
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,14 +53,17 @@ class Program:
     namespace: dict[str, Any] = field(repr=False)
 
 
-def emit(graph: Graph, outputs: Sequence[Arg] | None = None) -> Program:
-    """The graph as a function of all its inputs in order, returning (outputs, effects)."""
-    return _Emitter(graph, graph.outputs if outputs is None else tuple(outputs)).program()
+def emit(graph: Graph, frozen: Collection[str] = ()) -> Program:
+    """The graph as a function of all its inputs in order, returning (outputs, effects).
+
+    `frozen` are the inputs that change rarely and need no gradient: what depends on them alone is kept.
+    """
+    return _Emitter(graph, frozenset(frozen)).program()
 
 
 class _Emitter:
-    def __init__(self, graph: Graph, outputs: tuple[Arg, ...]) -> None:
-        self.graph, self.outputs = graph, outputs
+    def __init__(self, graph: Graph, frozen: frozenset[str]) -> None:
+        self.graph, self.frozen = graph, frozen
         self.by_name = graph.by_name()
         self.readers = graph.readers()
         self.lines: list[str] = []
@@ -73,7 +76,7 @@ class _Emitter:
         self.space: dict[str, Any] = {
             "torch": torch, "vmap": torch.func.vmap, "shifted": shifted, "carried": carried, "carried_list": carried_list,
         }  # fmt: skip
-        self.taken = set(self.space) | {"constants", "range", "zip", "reversed"}
+        self.taken = set(self.space) | set(graph.sizes()) | {"constants", "range", "zip", "reversed"}
         self.constants: list[Constant] = []
 
     def program(self) -> Program:
@@ -83,7 +86,7 @@ class _Emitter:
         self.emit_constants()
         live = self.live()
         self.schedule([c for c in components if live & set(c)])
-        outs = self.tuple(self.returned(o) for o in self.outputs)
+        outs = self.tuple(self.returned(o) for o in self.graph.outputs)
         effects = self.tuple(self.value(u) for _, u in self.graph.effects)
         self.line(f"return {outs}, {effects}")
         text = (
@@ -154,7 +157,7 @@ class _Emitter:
             return write(op.args[0])
         if op.kind == "getitem":
             return f"{write(op.args[0])}[{op.args[1]}]"
-        function = f"{op.kind}_{len(self.space)}" if op.kind not in KERNELS else op.kind
+        function = op.kind if op.kind in KERNELS else self.unique(f"op_{op.kind}")
         self.space[function] = operator(op.kind)
         self.taken.add(function)
         parts = [write(a) for a in op.args] + [f"{k}={write(a)}" for k, a in op.attrs]
@@ -163,9 +166,9 @@ class _Emitter:
     # constants -----------------------------------------------------------------------------------
 
     def emit_constants(self) -> None:
-        """Split off what depends on parameters and buffers alone and is worth keeping."""
+        """Split off what depends on frozen inputs alone and is worth keeping."""
         self.done: set[str] = {i.name for i in self.graph.inputs}
-        fixed = {i.name for i in self.graph.inputs if i.role not in ("input",) and not i.path.startswith("state:")}
+        fixed = self.frozen
         still: set[str] = set()
         for op in self.graph.ops:
             if (

@@ -220,18 +220,21 @@ class _Lowering:
                 assert isinstance(size, int)
                 part = write.make("slice", (result, 3, start, start + size), (*shape[:3], size))
                 start += size
-            rows = (*self.batch, *(() if final else (self.trip,)), *v.sizes(GROUP), *v.sizes(MIXED))
+            # a batch axis that the output does not have is of size one
+            lead = [axis for axis in self.batch_axes if axis in v.links]
+            sizes = tuple(self.system.states[0].type.shape[axis] for axis in lead)
+            rows = (*sizes, *(() if final else (self.trip,)), *v.sizes(GROUP), *v.sizes(MIXED))
             tensor = write.make("reshape", (part, rows), rows)
             # axes of `rows`: batch axes, time, group, mixed -> the output's own order, time first kept apart
-            batch = {axis: k for k, axis in enumerate(self.batch_axes)}
-            offset = len(self.batch) + (not final)
+            batch = {axis: k for k, axis in enumerate(lead)}
+            offset = len(lead) + (not final)
             places: list[int] = []
             others = [*v.axes(GROUP), *v.axes(MIXED)]
             for i, part_name in enumerate(v.parts):
                 link = v.links[i]
                 places.append(batch[link] if part_name == BATCH and link is not None else offset + others.index(i))
-            axis = len(self.batch) if v.axes(BATCH) == tuple(range(len(self.batch))) else 0
-            order_ = places if final else [*places[:axis], len(self.batch), *places[axis:]]
+            axis = len(lead) if v.axes(BATCH) == tuple(range(len(lead))) else 0
+            order_ = places if final else [*places[:axis], len(lead), *places[axis:]]
             now = tuple(rows[i] for i in order_)
             if order_ != list(range(len(rows))):
                 tensor = write.make("permute", (tensor, tuple(order_)), now)

@@ -136,7 +136,7 @@ class LMU(nn.Module):
     @property
     def theta(self) -> float:
         """Length of the window in steps, the learnt one if it is learnt."""
-        return float(self.log_theta.exp()) if self.trainable_theta else self._theta
+        return float(self.log_theta.detach().exp()) if self.trainable_theta else self._theta
 
     def discretized(self) -> tuple[Tensor, Tensor]:
         """Abar (order, order) and Bbar (order,) as this call uses them, with gradients where they are learnt."""
