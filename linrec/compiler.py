@@ -106,8 +106,8 @@ class Compiled:
                 lengths[name] = actual - dict(dim.terms).get((), 0)
             if not dim.names <= lengths.keys() or evaluate(dim, lengths) != actual:
                 return None
-        if any(n <= 1 for name, n in lengths.items() if name != "T"):
-            return None  # a size of one broadcasts: it is another program
+        if any(n <= 1 for n in lengths.values()):
+            return None  # a size of one broadcasts, one step may be special: another program
         return lengths if all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times) else None
 
     def fits(self) -> bool:

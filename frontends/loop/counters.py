@@ -6,7 +6,7 @@ to step (a loop counter) or from length to length is used, in the user's source,
 
     as an index of a tensor, plus or minus what does not change      x[:, t], y[t - 1], x[:, -t - 1]
     to count                                                         range(n), while t < n, t += 1
-    to compare with 0, 1 or 2                                        if t > 0: (the traces pass these)
+    to compare with 0, 1 or 2, if the traces pass these              if t > 0:
     as a size                                                        x.new_zeros(n, 4), x / n
 
 Anything else is unreadable here, and the program is held to the length it was traced at.
@@ -117,6 +117,17 @@ class _Scope:
                 break
         return self._allows(parent, inside, self._is_size(node))
 
+    def _is_passed(self, node: ast.AST, bound: object, is_size: bool) -> bool:
+        """Did the traces see the counter on both sides of a number, and well beyond it?"""
+        if not isinstance(bound, int):
+            return False
+        if is_size:
+            return bound in (0, 1)  # shorter programs run as written
+        if not isinstance(node, ast.Name):
+            return False
+        seen = [v for v in self.watch.values.get((self.code, node.id), []) if isinstance(v, int)]
+        return bool(seen) and min(seen) - 1 <= bound <= min(_LARGEST_PEELED, max(seen) - 2)
+
     def _is_size(self, node: ast.expr) -> bool:
         return not (isinstance(node, ast.Name) and node.id in self.stepping)
 
@@ -144,8 +155,7 @@ class _Scope:
                 other = right if inside is left else left
                 if isinstance(self.parents.get(parent), ast.While):
                     return True
-                small = isinstance(other, ast.Constant) and isinstance(other.value, int)
-                return small and 0 <= other.value <= _LARGEST_PEELED  # type: ignore[attr-defined, no-any-return]
+                return isinstance(other, ast.Constant) and self._is_passed(inside, other.value, is_size)
             case _:
                 return False
 

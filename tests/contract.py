@@ -1,0 +1,113 @@
+"""What the contract tests share: values with gradients, and how far two of them may be apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import linrec
+
+REL = 1e-9
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensor leaves of a nest of containers."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def parameters(model: Any) -> dict[str, Tensor]:
+    """The named parameters of a module, none for a function."""
+    return dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+
+
+def run(model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The outputs and the gradients of a fixed random weighting of them, for each differentiable input and parameter."""
+    wanted = {f"input {i}": leaf for i, leaf in enumerate(tensors((args, kwargs))) if leaf.requires_grad}
+    wanted |= {name: p for name, p in parameters(model).items() if p.requires_grad}
+    out = model(*args, **kwargs)
+    total: Any = 0.0
+    draw = torch.Generator().manual_seed(5)
+    for leaf in tensors(out):
+        if leaf.requires_grad:
+            real = torch.view_as_real(leaf) if leaf.is_complex() else leaf
+            total = total + (real * torch.randn(real.shape, generator=draw, dtype=real.dtype)).sum()
+    if not (isinstance(total, Tensor) and wanted):
+        return out, {}
+    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    return out, {name: g for name, g in zip(wanted, found, strict=True) if g is not None}
+
+
+def same(got: Any, want: Any, what: str = "output", rel: float = REL) -> None:
+    """Equal structure, types and shapes; numbers equal to `rel` of the largest one."""
+    leaves, spec = pytree.tree_flatten(got)
+    expected, expected_spec = pytree.tree_flatten(want)
+    assert spec == expected_spec, f"{what}: structure {spec}, expected {expected_spec}"
+    for i, (g, w) in enumerate(zip(leaves, expected, strict=True)):
+        if not isinstance(w, Tensor):
+            assert type(g) is type(w) and g == w, f"{what} {i}: {g!r}, expected {w!r}"
+            continue
+        assert isinstance(g, Tensor) and (g.shape, g.dtype) == (w.shape, w.dtype), f"{what} {i}: {g!r}, expected {w!r}"
+        g, w = g.detach(), w.detach()
+        if w.numel():
+            bad = ~torch.isfinite(w)
+            assert torch.equal(~torch.isfinite(g), bad), f"{what} {i}: other non-finite places"
+            scale = w[~bad].abs().max().item() if (~bad).any() else 0.0
+            error = (g - w)[~bad].abs().max().item() if (~bad).any() else 0.0
+            assert error <= rel * max(scale, 1e-3), f"{what} {i}: error {error:.2e} at scale {scale:.2e}"
+
+
+def same_run(compiled: Any, original: Any, *args: Any, rel: float = REL, **kwargs: Any) -> None:
+    """Same values, same gradients, for inputs and parameters; both run from the same random state."""
+    state = torch.get_rng_state()
+    want, want_grads = run(original, *args, **kwargs)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    got, got_grads = run(compiled, *args, **kwargs)
+    assert torch.equal(torch.get_rng_state(), after), "the random state moved otherwise than in the original"
+    same(got, want, rel=rel)
+    needs = [leaf.requires_grad for leaf in tensors(got)], [leaf.requires_grad for leaf in tensors(want)]
+    assert needs[0] == needs[1], f"requires_grad of outputs {needs[0]}, expected {needs[1]}"
+    for name in want_grads | got_grads:
+        like = want_grads.get(name, got_grads.get(name))
+        assert like is not None
+        zero = torch.zeros_like(like)
+        same(got_grads.get(name, zero), want_grads.get(name, zero), f"gradient of {name}", rel)
+
+
+def same_failure(compiled: Callable[..., Any], original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """The same type of error, its message kept; or the same result where the original accepts the call."""
+    try:
+        want = original(*args, **kwargs)
+    except Exception as error:
+        try:
+            compiled(*args, **kwargs)
+        except Exception as other:
+            assert type(other) is type(error), f"{type(other).__name__}: {other}; expected {type(error).__name__}"
+            text = "\n".join([str(other), *getattr(other, "__notes__", [])])
+            assert str(error).splitlines()[0] in text, f"{text!r} does not hold {str(error)!r}"
+        else:
+            raise AssertionError(f"no error; expected {type(error).__name__}: {error}") from None
+    else:
+        same(compiled(*args, **kwargs), want)
+
+
+def converted(model: Any) -> list[linrec.Recurrence]:
+    """The recurrences of a compiled program, all of them in a parallel form and checked."""
+    report = linrec.report(model)
+    assert report.recurrences, f"no recurrence found: {report.code} {report.reason}"
+    for r in report.recurrences:
+        assert r.form != "sequential", f"{r.name} kept: {r.code} {r.reason}"
+    assert report.verification.passed, report.verification.note
+    return list(report.recurrences)
+
+
+def chunks(lengths: list[int]) -> Iterator[slice]:
+    """Consecutive slices of these lengths."""
+    start = 0
+    for n in lengths:
+        yield slice(start, start + n)
+        start += n
