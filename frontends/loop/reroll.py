@@ -146,13 +146,48 @@ def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]
         slack = (stop - start) - count * period
         offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))
         count = (stop - start - offset) // period
-        chosen.append(Repeat(start + offset, period, count))
+        chosen.append(_from_numbers(flat, Repeat(start + offset, period, count)))
     return chosen
 
 
-def _place(flat: Flat, index: int) -> tuple[tuple[int, int], ...]:
+def _from_numbers(flat: Flat, repeat: Repeat) -> Repeat:
+    """One repeat more at the front, if it differs only in numbers (`h = 0`) where the others read a state."""
+    first = repeat.start - repeat.period
+    if first < 0:
+        return repeat
+    numbers = False
+    turned: list[Op] = []
+    inside = {op.result for op in flat.ops[repeat.start : repeat.start + repeat.period]}
+    for before, after in zip(flat.ops[first : repeat.start], flat.ops[repeat.start :], strict=False):
+        if _is_turned(before, after, inside):
+            before = replace(before, args=(before.args[1], before.args[0], *before.args[2:]))
+        turned.append(before)
+        lines = [[(s.file, s.line, s.start) for s in flat.stacks[op.result]] for op in (before, after)]
+        if before.kind != after.kind or lines[0] != lines[1] or len(before.args) != len(after.args):
+            return repeat
+        for old, new in zip(before.args, after.args, strict=True):
+            number = isinstance(new, Use) and isinstance(old, int | float) and not isinstance(old, bool)
+            numbers |= number
+            if not number and _skeleton(old) != _skeleton(new):
+                return repeat
+    if not numbers:
+        return repeat
+    flat.ops[first : repeat.start] = turned
+    return Repeat(first, repeat.period, repeat.count + 1)
+
+
+def _is_turned(before: Op, after: Op, inside: set[str]) -> bool:
+    """Is `before` u + 0, from 0 + u, where the other repeats are h + u?"""
+    if before.kind not in ("add", "mul") or len(before.args) < 2 or len(after.args) < 2 or before.attrs:
+        return False
+    second = after.args[1]
+    number = isinstance(before.args[1], int | float) and isinstance(before.args[0], Use)
+    return number and isinstance(second, Use) and second.name in inside
+
+
+def _place(flat: Flat, index: int) -> tuple[tuple[int, int, int], ...]:
     """The user's lines of an op, outermost first: the first op of a body has the smallest."""
-    return tuple((s.line, s.start) for s in flat.stacks[flat.ops[index].result])
+    return tuple((s.line, s.start, s.end) for s in flat.stacks[flat.ops[index].result])
 
 
 class _Reroller:
@@ -317,7 +352,7 @@ class _Reroller:
             attrs = tuple(
                 (k, self._merged(loop, [op.attrs[a][1] for op in ops], ops[0])) for a, (k, _) in enumerate(ops[0].attrs)
             )
-            self.ops.append(replace(ops[0], args=args, attrs=attrs, time=time.name))
+            self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
 
     def _invariant(self, loop: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""
