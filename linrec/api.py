@@ -136,19 +136,20 @@ def _module_engine(module: nn.Module) -> Engine:
     if engine is None:
         kind = type(module)
         function = getattr(kind, "_linrec_forward").__get__(module)  # noqa: B009 - private names do not mangle here
-        engine = Engine(function, kind.__name__, getattr(kind, "_linrec_options", Options()), module)  # type: ignore[arg-type]
+        engine = Engine(function, kind.__name__, getattr(kind, "_linrec_options", Options()), module)
         vars(module)[_ENGINE] = engine
-    return engine  # type: ignore[no-any-return]
+    assert isinstance(engine, Engine)
+    return engine
 
 
 def _compile_class(kind: type[nn.Module], options: Options) -> type[nn.Module]:
     """Compile every instance: in place, so that `super(Net, self)` in the class keeps its meaning."""
     kind._linrec_forward = kind.forward  # type: ignore[attr-defined]
     kind._linrec_options = options  # type: ignore[attr-defined]
-    kind.forward = functools.update_wrapper(_copy_of(_forward), kind.forward)  # type: ignore[method-assign]
+    kind.forward = functools.update_wrapper(_copy_of(_forward), kind.forward)
     _add_members(kind, kind)
     kind.__deepcopy__ = _deepcopy  # type: ignore[attr-defined]
-    kind.__getstate__ = _getstate  # type: ignore[method-assign, assignment]
+    kind.__getstate__ = _getstate  # type: ignore[method-assign]
     return kind
 
 
@@ -156,7 +157,8 @@ def _compile_module(model: nn.Module, options: Options) -> nn.Module:
     """A module of a subclass, sharing everything registered."""
     if _engine_of(model) is not None:
         return model
-    new = model.__class__.__new__(_subclass(type(model)))
+    kind = _subclass(type(model))
+    new: nn.Module = object.__new__(kind)
     state = dict(vars(model))
     forward = state.pop("forward", None)
     new.__dict__.update(state)
@@ -172,12 +174,12 @@ def _compile_module(model: nn.Module, options: Options) -> nn.Module:
     return new
 
 
-def _subclass(kind: type, hidden: frozenset[str] = frozenset()) -> type:
+def _subclass(kind: type[nn.Module], hidden: frozenset[str] = frozenset()) -> type[nn.Module]:
     key = (kind, hidden)
     if key not in _classes:  # type: ignore[comparison-overlap]
         members = {
             "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__,
-            "_linrec_original": kind, "_linrec_forward": kind.forward, "forward": _copy_of(_forward),  # type: ignore[attr-defined]
+            "_linrec_original": kind, "_linrec_forward": kind.forward, "forward": _copy_of(_forward),
             "__deepcopy__": _deepcopy, "__reduce__": _reduce, "__getstate__": _getstate,
         }  # fmt: skip
         new = type(kind.__name__, (kind,), members)

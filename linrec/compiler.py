@@ -137,7 +137,7 @@ class Engine:
         raise TypeError("an engine belongs to one module; make a new one")
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not is_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not is_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self.function(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

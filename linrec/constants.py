@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _KEPT = 8  # lengths for which results are kept
 
@@ -41,8 +42,5 @@ class Cached:
 
 def _is_transformed(sources: tuple[Tensor, ...]) -> bool:
     """Under torch.func transforms or forward-mode differentiation nothing may be kept."""
-    return any(
-        torch._C._functorch.is_functorch_wrapped_tensor(s)
-        or torch.autograd.forward_ad.unpack_dual(s).tangent is not None
-        for s in sources
-    )
+    unpack: Any = forward_ad.unpack_dual
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(s) or unpack(s).tangent is not None for s in sources)

@@ -11,6 +11,7 @@ import torch
 
 from linrec import ir
 from linrec.frontends.loop import Capture
+from linrec.frontends.loop.counters import Unreadable
 from linrec.linear.cost import Estimate, pays_from
 from linrec.manager import Context
 from linrec.reports import Cost, Recurrence, Report
@@ -39,7 +40,7 @@ def build(
     report = Report(name, found, captures, seconds=seconds, versions=versions())
     if captured.held is not None:
         reason = captured.held
-        if hasattr(reason, "source"):
+        if isinstance(reason, Unreadable):
             where = f"{reason.source.file.rpartition('/')[2]}:{reason.source.line}"
             text = f"holds for the sizes of this call only: what `{reason.name}` does at other steps or lengths cannot be read ({where})"
         else:

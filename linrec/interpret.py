@@ -136,7 +136,9 @@ class _Interpreter:
             return self._read(Use(use.name, delay), trip)
         steps = [self._read(use, k) for k in range(trip)]
         if op.kind == "stack":
-            return self.torch.stack(steps[::-1] if backward else steps, op.args[1])
+            axis = op.args[1]
+            assert isinstance(axis, int)
+            return self.torch.stack(steps[::-1] if backward else steps, axis)
         return steps[-1 if op.kind == "last" else self._constant(op.args[1])]
 
     def apply(self, op: Op, read: Any) -> Any:

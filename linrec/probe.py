@@ -32,17 +32,23 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
         if drawn is None:
             return 0.0
         fixed[use] = drawn
-    first, second = ({s: _random(types[s.name], lengths, generator) for s in states} for _ in range(2))
-    if any(v is None for v in first.values()):
-        return 0.0
+    first: dict[Use, torch.Tensor] = {}
+    second: dict[Use, torch.Tensor] = {}
+    for s in states:
+        for point in (first, second):
+            drawn = _random(types[s.name], lengths, generator)
+            if drawn is None:
+                return 0.0
+            point[s] = drawn
     weight = 0.375
     mixed = {s: weight * first[s] + (1 - weight) * second[s] for s in states}
     f, g, h = (run_step(graph, recurrence.members, {**fixed, **point}, lengths) for point in (first, second, mixed))
     worst = 0.0
-    for s in recurrence.states:
-        wanted = weight * f[s] + (1 - weight) * g[s]
-        scale = max(float(f[s].abs().amax()), float(g[s].abs().amax()), 1e-300) if f[s].numel() else 1.0
-        worst = max(worst, float((h[s] - wanted).abs().amax()) / scale if f[s].numel() else 0.0)
+    for name in recurrence.states:
+        wanted = weight * f[name] + (1 - weight) * g[name]
+        if wanted.numel():
+            scale = max(float(f[name].abs().amax()), float(g[name].abs().amax()), 1e-300)
+            worst = max(worst, float((h[name] - wanted).abs().amax()) / scale)
     return worst
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from linrec.ir import Arg, Graph, Op, Use, map_uses, order
 from linrec.linear.random import RANDOM
 from linrec.manager import Context, Pass
+from linrec.sizes import Dim, Size
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def _moved(graph: Graph, op: Op) -> Graph:
     result = f"{op.result}.final"
     if op.kind == "signal":
         source, axis, start, stride = op.args
-        assert not isinstance(start, tuple | str | float | complex | Use) and start is not None
-        position: Arg = 0 if time.direction == "backward" else time.trip - 1
-        index = start + stride * position  # type: ignore[operator]
+        assert isinstance(start, int | Size) and isinstance(stride, int)
+        position: Dim = 0 if time.direction == "backward" else time.trip - 1
+        index = start + stride * position
         new.append(replace(op, result=result, kind="select", args=(source, axis, index), time=None))
     else:
         moved = op.map_uses(last_of)

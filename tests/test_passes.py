@@ -55,9 +55,7 @@ def test_meaning_is_kept_by_every_pass(path: Path, steps: int) -> None:
             assert parse(show(graph)) == graph
             found, _ = interpret(graph, inputs, kernels=KERNELS)
             for a, b in zip(wanted, found, strict=True):
-                torch.testing.assert_close(
-                    a, b, rtol=1e-12, atol=1e-12, msg=lambda m, name=kind.name: f"after {name}: {m}"
-                )
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -7,12 +7,14 @@ Every other reachable value is part of the *fingerprint*: a program is captured 
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,9 +59,9 @@ def reachable(function: Callable[..., Any]) -> Environment:
 def _function(function: Any, prefix: str, found: Environment, seen: set[int]) -> None:
     if isinstance(function, functools.partial):
         for i, value in enumerate(function.args):
-            _value(lambda f=function, i=i: f.args[i], value, f"{prefix}args.{i}", found, seen)
+            _value(partial(_positional, function, i), value, f"{prefix}args.{i}", found, seen)
         for key, value in function.keywords.items():
-            _value(lambda f=function, k=key: f.keywords[k], value, f"{prefix}keywords.{key}", found, seen)
+            _value(partial(function.keywords.get, key), value, f"{prefix}keywords.{key}", found, seen)
         return _function(function.func, prefix, found, seen)
     if inspect.ismethod(function):
         owner = function.__self__
@@ -71,15 +73,15 @@ def _function(function: Any, prefix: str, found: Environment, seen: set[int]) ->
     seen.add(id(function))
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name != "__class__" and _filled(cell):
-            _value(lambda c=cell: c.cell_contents, cell.cell_contents, f"{prefix}closure:{name}", found, seen)
+            _value(partial(getattr, cell, "cell_contents"), cell.cell_contents, f"{prefix}closure:{name}", found, seen)
     for i, value in enumerate(function.__defaults__ or ()):
-        _value(lambda f=function, i=i: f.__defaults__[i], value, f"{prefix}default:{i}", found, seen)
+        _value(partial(_default, function, i), value, f"{prefix}default:{i}", found, seen)
     for key, value in (function.__kwdefaults__ or {}).items():
-        _value(lambda f=function, k=key: f.__kwdefaults__[k], value, f"{prefix}default:{key}", found, seen)
+        _value(partial(_default, function, key), value, f"{prefix}default:{key}", found, seen)
     space = function.__globals__
     for name in _global_names(function.__code__):
         if name in space:
-            _value(lambda s=space, n=name: s.get(n), space[name], f"{prefix}global:{name}", found, seen)
+            _value(partial(space.get, name), space[name], f"{prefix}global:{name}", found, seen)
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
@@ -112,7 +114,7 @@ def _value(get: Getter, value: Any, path: str, found: Environment, seen: set[int
         found.containers.setdefault(path, value)
         found.values.setdefault(f"{path}#", get)
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            _value(lambda g=get, k=key: g()[k], item, f"{path}.{key}", found, seen, depth + 1)
+            _value(partial(_element, get, key), item, f"{path}.{key}", found, seen, depth + 1)
     else:
         found.values.setdefault(path, get)
 
@@ -126,18 +128,30 @@ def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) ->
     for name in (*module._parameters, *module._buffers):
         value = getattr(module, name)
         if value is None:
-            found.values.setdefault(dot + name, lambda m=module, n=name: getattr(m, n, None))
+            found.values.setdefault(dot + name, partial(getattr, module, name, None))
         else:
-            found.tensors.setdefault(dot + name, lambda m=module, n=name: getattr(m, n))
+            found.tensors.setdefault(dot + name, partial(getattr, module, name))
     for name, value in list(vars(module).items()):
         if name not in _PRIVATE and not name.startswith("_linrec"):
-            _value(lambda m=module, n=name: vars(m).get(n), value, dot + name, found, seen)
+            _value(partial(vars(module).get, name), value, dot + name, found, seen)
     for name, child in module._modules.items():
         if child is not None:
             _module(child, dot + name, found, seen)
     if not _is_library(type(module).__module__):
         forward = vars(module).get("forward", type(module).forward)
         _function(inspect.unwrap(forward), f"{dot}forward/", found, seen)
+
+
+def _positional(function: functools.partial[Any], index: int) -> Any:
+    return function.args[index]
+
+
+def _default(function: types.FunctionType, which: int | str) -> Any:
+    return (function.__defaults__ or ())[which] if isinstance(which, int) else (function.__kwdefaults__ or {})[which]
+
+
+def _element(container: Getter, key: Any) -> Any:
+    return container()[key]
 
 
 def _is_library(name: str | None) -> bool:
@@ -160,6 +174,13 @@ def _frozen(value: Any, depth: int = 0) -> Any:
     return id(value)
 
 
+def registers(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """The dictionaries that hold what a module has: attributes, parameters, buffers, submodules."""
+    spaces: list[dict[str, Any]] = [vars(module)]
+    spaces += [vars(module)[name] for name in ("_parameters", "_buffers", "_modules")]
+    return tuple(spaces)
+
+
 class Restored:
     """A context that leaves attributes and containers of an environment as they were.
 
@@ -172,11 +193,8 @@ class Restored:
         self.changed: dict[str, Any] = {}
 
     def __enter__(self) -> Restored:
-        self._attributes = {
-            path: [dict(space) for space in (vars(m), m._parameters, m._buffers, m._modules)]
-            for path, m in self._modules.items()
-        }
-        self._items = {path: (c, c.copy() if not isinstance(c, tuple) else c) for path, c in self._containers.items()}
+        self._attributes = {path: [dict(space) for space in registers(m)] for path, m in self._modules.items()}
+        self._items = {path: (c, copy.copy(c)) for path, c in self._containers.items()}
         self._random = torch.get_rng_state()
         return self
 
@@ -184,19 +202,18 @@ class Restored:
         torch.set_rng_state(self._random)
         for path, module in self._modules.items():
             dot = f"{path}." if path else ""
-            spaces = (vars(module), module._parameters, module._buffers, module._modules)
-            for space, before in zip(spaces, self._attributes[path], strict=True):
+            for space, before in zip(registers(module), self._attributes[path], strict=True):
                 for name in [*before, *(n for n in space if n not in before)]:
                     old, new = before.get(name, _ABSENT), space.get(name, _ABSENT)
                     if old is not new and not name.startswith("_linrec"):
                         self.changed[dot + name] = new
                 space.clear()
                 space.update(before)
-        for path, (container, before) in self._items.items():
-            if isinstance(container, MutableSequence | MutableMapping) and not _same(container, before):
-                self.changed[path] = type(container)(container)
+        for path, (container, items) in self._items.items():
+            if isinstance(container, MutableSequence | MutableMapping) and not _same(container, items):
+                self.changed[path] = copy.copy(container)
                 container.clear()
-                (container.update if isinstance(container, MutableMapping) else container.extend)(before)
+                (container.update if isinstance(container, MutableMapping) else container.extend)(items)
 
 
 _ABSENT = object()

@@ -156,8 +156,9 @@ class _Flattener:
         shape = self._type(args[0]).shape
         dim, index = args[at], args[at + 1]
         if isinstance(dim, int) and isinstance(index, int):
-            dim = dim % len(shape)
-            index = index + shape[dim] if index < 0 else index  # type: ignore[assignment]
+            dim, length = dim % len(shape), shape[dim]
+            assert isinstance(length, int)
+            index = index + length if index < 0 else index
         return (*args[:at], dim, index)
 
     def _type(self, use: Use) -> Type:
@@ -200,8 +201,8 @@ class _Flattener:
     def _other(self, node: fx.Node) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         if name == "getitem":
-            source, index = node.args
-            self.value[node] = self.emit("getitem", (self.arg(source), index), (), node.meta["val"], node)
+            source, index = (self.arg(a) for a in node.args)
+            self.value[node] = self.emit("getitem", (source, index), (), node.meta["val"], node)
         elif "set_grad_enabled" in name:
             raise CaptureError(
                 "LR0403", "gradients are switched on or off inside the program",
@@ -272,7 +273,8 @@ def _meta(operator: Callable[..., Any], node: fx.Node) -> Tensor:
             return torch.empty(v.shape, dtype=v.dtype, device="meta")
         return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
-    return operator(*map(plain, node.args), **{k: plain(v) for k, v in node.kwargs.items()})
+    result: Tensor = operator(*map(plain, node.args), **{k: plain(v) for k, v in node.kwargs.items()})
+    return result
 
 
 def type_of(value: Any) -> Type:

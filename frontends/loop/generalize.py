@@ -40,7 +40,7 @@ class _Merger:
         if isinstance(first, tuple):
             if len({len(p) for p in parts}) != 1:  # type: ignore[arg-type]
                 raise self._differs(parts)
-            return tuple(self.merge(items) for items in zip(*parts, strict=True))  # type: ignore[call-overload, return-value]
+            return tuple(self.merge(items) for items in zip(*parts, strict=True))  # type: ignore[return-value]
         if is_dataclass(first) and not isinstance(first, type):
             return type(first)(**{f.name: self.merge([getattr(p, f.name) for p in parts]) for f in fields(first)})
         if isinstance(first, int) and not isinstance(first, bool):

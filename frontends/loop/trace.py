@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 import linrec
 from linrec.errors import CaptureError
-from linrec.frontends.loop.environment import Environment, Restored
+from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.ir import Source
 
 Scalar = int | float | bool | str | None
@@ -114,7 +114,7 @@ def _assigned(environment: Environment, restored: Restored, paths: list[str]) ->
     paths.clear()
     for path, module in environment.modules.items():
         before = restored._attributes[path]
-        for space, old in zip((vars(module), module._parameters, module._buffers), before, strict=False):
+        for space, old in list(zip(registers(module), before, strict=True))[:3]:
             for name, value in space.items():
                 if value is not old.get(name) and isinstance(value, Tensor):
                     paths.append(f"{path}.{name}" if path else name)
@@ -172,9 +172,8 @@ class _Recorder(TorchFunctionMode):
 
 
 def _pre_dispatch_mode() -> Any:
-    from torch._ops import _get_dispatch_mode_pre_dispatch
-
-    return _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
+    find: Any = torch._ops._get_dispatch_mode_pre_dispatch
+    return find(torch._C._TorchDispatchModeKey.PROXY)
 
 
 @contextmanager
@@ -194,11 +193,11 @@ def _opaque_functions() -> Iterator[None]:
             help="write it with plain operators, or call it outside the compiled part",
         )
 
-    torch.autograd.Function.apply = classmethod(refuse)  # type: ignore[assignment]
+    setattr(torch.autograd.Function, "apply", classmethod(refuse))  # noqa: B010 - a method may not be assigned to
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original
+        setattr(torch.autograd.Function, "apply", original)  # noqa: B010
 
 
 @contextmanager

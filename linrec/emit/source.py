@@ -86,8 +86,8 @@ class _Emitter:
         self.emit_constants()
         live = self.live()
         self.schedule([c for c in components if live & set(c)])
-        outs = self.tuple(self.returned(o) for o in self.graph.outputs)
-        effects = self.tuple(self.value(u) for _, u in self.graph.effects)
+        outs = self.tupled(self.returned(o) for o in self.graph.outputs)
+        effects = self.tupled(self.value(u) for _, u in self.graph.effects)
         self.line(f"return {outs}, {effects}")
         text = (
             "\n\n".join([*self.functions, f"def run(constants, {', '.join(arguments)}):\n" + "\n".join(self.lines)])
@@ -113,7 +113,7 @@ class _Emitter:
     def line(self, text: str) -> None:
         self.lines.append("    " * self.indent + text)
 
-    def tuple(self, items: Iterable[str]) -> str:
+    def tupled(self, items: Iterable[str]) -> str:
         listed = list(items)
         return "(" + ", ".join(listed) + ("," if len(listed) == 1 else "") + ")"
 
@@ -199,11 +199,11 @@ class _Emitter:
         outer, self.lines = self.lines, []
         for op in ops:
             self.line(f"{self.name(op.result)} = {self.call(op)}")
-        self.line(f"return {self.tuple(map(self.name, results))}")
+        self.line(f"return {self.tupled(map(self.name, results))}")
         arguments = ", ".join([*map(self.name, sources), *lengths])
         self.functions.append(f"def constant_{number}({arguments}):\n" + "\n".join(self.lines))
         self.lines = outer
-        self.line(f"{self.tuple(map(self.name, results))} = constants[{number}]({arguments})")
+        self.line(f"{self.tupled(map(self.name, results))} = constants[{number}]({arguments})")
         self.constants.append(Constant(f"constant_{number}", sources, lengths, tuple(results)))
         self.done |= set(results)
 
@@ -348,7 +348,7 @@ class _Emitter:
         return f"{name}[{'-1' if op.kind == 'last' else self.literal(op.args[1])}]"
 
     def before(self, op: Op) -> str:
-        return self.tuple(self.literal(a) for a in op.init)
+        return self.tupled(self.literal(a) for a in op.init)
 
     # maps ----------------------------------------------------------------------------------------
 
@@ -449,11 +449,11 @@ class _Emitter:
 
         for op in ops:
             self.line(f"{self.name(op.result)}_t = {self.call(op, write)}")
-        self.line(f"return {self.tuple(self.name(op.result) + '_t' for op in returned)}")
+        self.line(f"return {self.tupled(self.name(op.result) + '_t' for op in returned)}")
         self.indent -= 1
-        axes = self.tuple(str(self.axis[v]) for v in inputs.values())
+        axes = self.tupled(str(self.axis[v]) for v in inputs.values())
         self.line(
-            f"{self.tuple(self.name(op.result) for op in returned)} = vmap({function}, {axes}, {self.tuple(map(str, outs))})"
+            f"{self.tupled(self.name(op.result) for op in returned)} = vmap({function}, {axes}, {self.tupled(map(str, outs))})"
             f"({', '.join(self.name(v) for v in inputs.values())})"
         )
         for op, axis in zip(returned, outs, strict=True):

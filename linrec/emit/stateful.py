@@ -74,10 +74,10 @@ def stateful(graph: Graph) -> Stateful:
         ops.append(Op(f"{leaf.input}.next", "carry", (Use(leaf.value), leaf.delay), (), leaf.type))
         carried.append(Use(f"{leaf.input}.next"))
     whole = replace(graph, inputs=(*graph.inputs, *inputs), ops=tuple(ops), outputs=(*graph.outputs, *carried))
-    first = replace(graph, outputs=tuple(leaf.initial for leaf in leaves), effects=())
+    start = replace(graph, outputs=tuple(leaf.initial for leaf in leaves), effects=())
     given = tuple(axes.of(Use(i.name)) if i.role == "input" else None for i in graph.inputs)
     results = tuple(axes.result(o) for o in graph.outputs)
-    return Stateful(whole, first, leaves, given, results)
+    return Stateful(whole, start, leaves, given, results)
 
 
 def _leaves(graph: Graph, axes: _Axes) -> tuple[Leaf, ...]:

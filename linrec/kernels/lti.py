@@ -83,7 +83,8 @@ def lti_spectrum(response: Tensor, length: int) -> Tensor:  # (T, g, q, p) -> (g
     """The response's Fourier transform, padded for a causal convolution of `length` steps."""
     rows = response.permute(1, 2, 3, 0)
     size = smooth(2 * length - 1)
-    return torch.fft.fft(rows, size) if response.is_complex() else torch.fft.rfft(rows, size)
+    spectrum: Tensor = torch.fft.fft(rows, size) if response.is_complex() else torch.fft.rfft(rows, size)
+    return spectrum
 
 
 def lti_convolution(
@@ -96,10 +97,10 @@ def lti_convolution(
     size = smooth(2 * t - 1)
     rows = w.permute(0, 2, 3, 1)  # (b, g, p, T)
     if w.is_complex() or response.is_complex():
-        product = _channels(torch.fft.fft(rows, size), spectrum)
-        return torch.fft.ifft(product, size)[..., :t].permute(0, 3, 1, 2)
-    product = _channels(torch.fft.rfft(rows, size), spectrum)
-    return torch.fft.irfft(product, size)[..., :t].permute(0, 3, 1, 2)
+        whole: Tensor = torch.fft.ifft(_channels(torch.fft.fft(rows, size), spectrum), size)
+    else:
+        whole = torch.fft.irfft(_channels(torch.fft.rfft(rows, size), spectrum), size)
+    return whole[..., :t].permute(0, 3, 1, 2)
 
 
 def _channels(w: Tensor, k: Tensor) -> Tensor:  # (b,g,p,F), (g,q,p,F) -> (b,g,q,F)
@@ -209,5 +210,6 @@ def lti_free(
 
 def _states(a: Tensor, column: Tensor, length: int, final: bool) -> Tensor:  # -> (T or 1, g, n, p)
     if final:
-        return (torch.linalg.matrix_power(a, length - 1) @ column).unsqueeze(0)
+        power: Tensor = torch.linalg.matrix_power(a, length - 1)
+        return (power @ column).unsqueeze(0)
     return powers(a, column, length)

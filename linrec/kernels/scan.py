@@ -8,10 +8,12 @@ chunk and never a quotient, so nothing under- or overflows that the loop itself 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+Apply = Callable[[Tensor, Tensor], Tensor]
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
@@ -22,15 +24,18 @@ def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s
 
 def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
-    return _scan(a, b.unsqueeze(-1), start.unsqueeze(-1), torch.matmul).squeeze(-1)
+    return _scan(a, b.unsqueeze(-1), start.unsqueeze(-1), _matmul).squeeze(-1)
+
+
+def _matmul(a: Tensor, s: Tensor) -> Tensor:
+    return a @ s
 
 
 def _times(a: Tensor, s: Tensor) -> Tensor:
     return a * s
 
 
-def _scan(a: Tensor, b: Tensor, start: Tensor, apply: object) -> Tensor:
-    assert callable(apply)
+def _scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply) -> Tensor:
     steps = b.shape[0]
     if steps <= _SHORT:
         return _walk(a, b, start, apply)
@@ -54,8 +59,7 @@ def _scan(a: Tensor, b: Tensor, start: Tensor, apply: object) -> Tensor:
     return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], apply)])
 
 
-def _walk(a: Tensor, b: Tensor, start: Tensor, apply: object) -> Tensor:
-    assert callable(apply)
+def _walk(a: Tensor, b: Tensor, start: Tensor, apply: Apply) -> Tensor:
     state, states = start, []
     for step_a, step_b in zip(a.unbind(0), b.unbind(0), strict=True):
         state = apply(step_a, state) + step_b

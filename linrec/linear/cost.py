@@ -90,5 +90,5 @@ def pays_from(sizes: Mapping[str, int], form: str, **options: Any) -> int | None
         at = {**sizes, "T": 2**exponent}
         seconds = {e.form: e.seconds for e in estimates(at, **options)}
         if seconds.get(form, float("inf")) <= seconds["sequential"]:
-            return 2**exponent
+            return 1 << exponent
     return None

@@ -149,8 +149,8 @@ class _Lowering:
         lead = product(self.batch) if len(batched) > 1 else batched.pop()
         wide: list[Arg] = []
         for (v, _), cell in zip(parts, cells, strict=True):
-            size = (lead, self.group, product(v.sizes(MIXED)))
-            wide.append(cell if self._leading(cell) == lead else self.write.make("expand", (cell, size), size))
+            shape = (lead, self.group, product(v.sizes(MIXED)))
+            wide.append(cell if self._leading(cell) == lead else self.write.make("expand", (cell, shape), shape))
         if len(wide) == 1:
             assert isinstance(wide[0], Use)
             return wide[0]

@@ -197,9 +197,9 @@ def _roles(
                         elif touched & set(s):
                             changed |= raise_to(i, GROUP)
     found_roles: dict[Use, tuple[tuple[str, ...], tuple[int | None, ...]]] = {}
-    for s in recurrence.states:
-        n = len(types[Use(s)].shape)
-        found_roles[Use(s)] = tuple(role[:n]), tuple(range(n))
+    for state in recurrence.states:
+        n = len(types[Use(state)].shape)
+        found_roles[Use(state)] = tuple(role[:n]), tuple(range(n))
     for use in (*outputs, *drives):
         if use not in found_roles:
             found_roles[use] = _linked(use, recurrence, terms, types, role)
