@@ -106,9 +106,13 @@ class Compiled:
                 lengths[name] = actual - dict(dim.terms).get((), 0)
             if not dim.names <= lengths.keys() or evaluate(dim, lengths) != actual:
                 return None
-        if any(n <= 1 for n in lengths.values()):
-            return None  # a size of one broadcasts, one step may be special: another program
-        return lengths if all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times) else None
+        if any(n <= 1 for name, n in lengths.items() if name != "T"):
+            return None  # a size of one broadcasts: it is another program
+        return lengths
+
+    def is_long_enough(self, lengths: Mapping[str, int]) -> bool:
+        """Are there as many steps as the loop treats specially at its ends, and more?"""
+        return lengths.get("T", 2) > 1 and all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times)
 
     def fits(self) -> bool:
         """Have the captured tensors the types they had?"""
@@ -146,9 +150,10 @@ class Engine:
         environment = self._environment()
         key = self._key(leaves, spec, environment)
         for compiled in self.programs.get(key, ()):
-            if compiled.lengths(tensors) is not None and compiled.fits():
-                if compiled.rejected:
-                    return self.function(*args, **kwargs)
+            lengths = compiled.lengths(tensors)
+            if lengths is not None and compiled.fits():
+                if compiled.rejected or not compiled.is_long_enough(lengths):
+                    return self._original(args, kwargs)
                 if self.options.verify == "always":
                     self._verify(compiled, environment, args, kwargs, tensors)
                 return self._run(compiled, tensors, leaves)
@@ -172,7 +177,9 @@ class Engine:
 
     def _key(self, leaves: list[Any], spec: pytree.TreeSpec, environment: Environment) -> Any:
         kinds = tuple(
-            (leaf.dtype, leaf.device, leaf.dim(), leaf.layout) if isinstance(leaf, Tensor) else _plain(leaf)
+            (leaf.dtype, leaf.device, leaf.dim(), leaf.layout, leaf.requires_grad)
+            if isinstance(leaf, Tensor)
+            else _plain(leaf)
             for leaf in leaves
         )
         return (
@@ -231,7 +238,13 @@ class Engine:
             error.add_note(f"while running the compiled form of {self.name}; recurrences: {names}")
             raise
         self._write_back(compiled, effects, tensors)
-        return pytree.tree_unflatten(list(outputs), compiled.captured.out_spec)
+        results = list(outputs)
+        for path, use in compiled.graph.effects:  # an argument that is written to and returned is the same tensor
+            if path.startswith("argument:"):
+                for i, out in enumerate(compiled.graph.outputs):
+                    if out == use:
+                        results[i] = tensors[int(path.partition(":")[2])]
+        return pytree.tree_unflatten(results, compiled.captured.out_spec)
 
     def _write_back(self, compiled: Compiled, effects: tuple[Any, ...], tensors: list[Tensor]) -> None:
         environment = self.environment
@@ -281,10 +294,12 @@ class Engine:
             return self._original(args, kwargs)
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
-        if compiled.lengths(tensors) is None:  # too short for what the loop does at its ends
+        lengths = compiled.lengths(tensors)
+        if lengths is None or not compiled.is_long_enough(lengths):  # too short for what the loop does at its ends
             return self._original(args, kwargs)
-        if self.options.verify != "off":
-            self._verify(compiled, environment, args, kwargs, tensors)
+        if self.options.verify != "off" and not self._verify(compiled, environment, args, kwargs, tensors):
+            self.programs[key].remove(compiled)
+            return self._original(args, kwargs)  # it fails on these arguments: let it, in its own words
         if compiled.rejected:
             return self._original(args, kwargs)
         return self._run(compiled, tensors, leaves)
@@ -307,8 +322,8 @@ class Engine:
         log.info("%s runs as written: %s", self.name, error)
 
     def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
-        self.captures += 1
         captured = capture(self.function, environment, args, kwargs, self.name)
+        self.captures += 1
         compiled = self.build(captured, environment, tensors)
         fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
         if fixed and any(r.code == "LR2002" for r in compiled.report.recurrences):
@@ -351,8 +366,11 @@ class Engine:
 
     def _verify(
         self, compiled: Compiled, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]
-    ) -> None:
-        """Compare with the original on at most 64 steps; a difference rejects the program."""
+    ) -> bool:
+        """Compare with the original on at most 64 steps; a difference rejects the program.
+
+        False if the original itself cannot run on these arguments.
+        """
         lengths = compiled.lengths(tensors)
         assert lengths is not None
         steps = lengths.get("T")
@@ -373,17 +391,15 @@ class Engine:
                 return list(compiled.run(list(inputs))[0])
 
         parameters = [x for get in compiled.getters if isinstance(x := get(), Tensor) and x.is_leaf]
+        if _raises(original, cut):
+            if _raises(original, tensors):
+                return False
+            cut, ran = tensors, steps or ran  # it cannot run short
         try:
             found = compare(original, emitted, cut, parameters, ran)
         except Exception as error:
-            found = Verification(
-                True,
-                False,
-                ran,
-                note=f"{type(error).__name__} on the first {ran} steps: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            )
-            if _raises(original, cut):
-                found = Verification(False, note=f"the original cannot run on {ran} steps, so it was not checked")
+            first = str(error).splitlines()[0][:200] if str(error) else ""
+            found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {first}")
         compiled.report = replace(compiled.report, verification=found)
         self.report = compiled.report
         if not found.passed:
@@ -395,13 +411,18 @@ class Engine:
                 self.name,
                 found.note,
             )
+        return True
 
 
 def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:
+    state = torch.get_rng_state()
     try:
-        function(*(x.detach().clone() for x in inputs))
+        with torch.no_grad():
+            function(*(x.detach().clone() for x in inputs))
     except Exception:
         return True
+    finally:
+        torch.set_rng_state(state)
     return False
 
 

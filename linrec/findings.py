@@ -72,9 +72,8 @@ def _entry(graph: ir.Graph, stages: Mapping[str, ir.Graph], r: ir.Recurrence, co
     cost = next((c for c in costs if c.form == r.form), None)
     if cost is not None:
         sizes = context.sizes.get(r.name)
-        cost = replace(
-            cost, pays_from=pays_from(sizes, r.form, constant=False, final=r.form == "final") if sizes else None
-        )
+        if sizes and r.form not in ("scan", "associative"):
+            cost = replace(cost, pays_from=pays_from(sizes, r.form, constant=False, final=r.form == "final"))
     done = ""
     if r.form == "sequential":
         done = _done(graph, stages["find-recurrences"])

@@ -150,7 +150,7 @@ class _Interpreter:
         if op.kind == "getitem":
             return args[0][args[1]]
         if op.kind == "tensor":
-            return self.torch.tensor(args[0])
+            return self.torch.tensor(args[0], **attrs)
         if op.kind in self.kernels:
             return self.kernels[op.kind](*args, **attrs)
         return getattr(self.torch.ops.aten, op.kind)(*args, **attrs)

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import networkx as nx
 
-from linrec.ir import Graph, Recurrence
+from linrec.ir import Graph, Recurrence, Type
 from linrec.linear.affine import Refusal
-from linrec.linear.cost import estimates
+from linrec.linear.cost import estimates, scan_estimates
 from linrec.linear.system import GROUP, System, product, system_of
 from linrec.linear.varying import layout_of
 from linrec.manager import Context, Pass
@@ -70,6 +70,22 @@ class ChooseForm(Pass):
                 help="give the transition a structure: diagonal, or constant over time",
             )  # fmt: skip
         form = "scan" if n == 1 else "associative"
+        first = graph.op(recurrence.states[0]).type
+        assert isinstance(first, Type)
+        passing = product([first.shape[i] for i in layout.passing])
+        named = {
+            name: context.lengths.get(name, 64)
+            for d in (passing, graph.time(recurrence.time).trip)
+            for name in names_of(d)
+        }
+        trip = graph.time(recurrence.time).trip
+        sizes = {
+            "E": evaluate(passing, named),
+            "T": max(evaluate(trip, named), 1),
+            "n": n,
+            "m": len(recurrence.members),
+        }
+        context.costs[recurrence.name] = scan_estimates(sizes, form)
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
 

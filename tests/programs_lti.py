@@ -341,7 +341,7 @@ def split_and_join(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     h = x.new_zeros(x.shape[0], 4)
     ys = []
     for t in range(x.shape[1]):
-        left, right = h.split([3, 1], dim=-1)
+        left, right = torch.split(h, [3, 1], dim=-1)
         h = torch.cat([left @ a, b * right], -1) + x[:, t]
         ys.append(h)
     return torch.stack(ys, 1)
@@ -555,7 +555,7 @@ def while_loop(x: Tensor, a: Tensor) -> Tensor:
 def split_and_cat(x: Tensor, a: Tensor) -> Tensor:
     h = torch.zeros_like(x[:, :1])
     ys = []
-    for x_t in x.split(1, dim=1):
+    for x_t in torch.split(x, 1, dim=1):
         h = a * h + x_t
         ys.append(h)
     return torch.cat(ys, dim=1)
@@ -805,7 +805,7 @@ def reads_what_it_wrote(x: Tensor, a: Tensor) -> Tensor:
     out = torch.zeros_like(x)
     out[:, 0] = x[:, 0]
     for t in range(1, x.shape[1]):
-        out[:, t] = a * out[:, t - 1] + x[:, t]
+        out[:, t] = a * out[:, t - 1].clone() + x[:, t]
     return out
 
 
@@ -913,7 +913,8 @@ class Cell(nn.Module):
     def forward(self, x_t: Tensor, h: Tensor | None) -> Tensor:
         if h is None:
             h = self.h0.expand(x_t.shape[0], -1)
-        return torch.exp(-F.softplus(self.log_a)) * h + self.project(x_t)
+        new: Tensor = torch.exp(-F.softplus(self.log_a)) * h + self.project(x_t)
+        return new
 
 
 @lti(X)
@@ -952,7 +953,8 @@ class ConstantMemory(nn.Module):
         m = x.new_zeros(x.shape[0], 5)
         for t in range(x.shape[1]):
             m = m @ self.a.T + u[:, t] * self.b
-        return self.head(torch.relu(m))
+        scores: Tensor = self.head(torch.relu(m))
+        return scores
 
 
 @lti(like_x("B", "T", 1))

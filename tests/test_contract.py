@@ -5,9 +5,12 @@ The programs are in `programs_lti`; Python state, caches and hooks have their ow
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 import linrec
 
 SOURCE = re.compile(r"programs_lti\.py:\d+")
+slow = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +34,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def each(table: dict[str, Case]) -> Any:
-    return pytest.mark.parametrize("case", table.values(), ids=list(table))
+# Programs close to one that the quick run has: they run with the slow tests.
+COUSINS = set(
+    """unbatched_scalar_tensor dense_einsum unbatched_mv error_feedback addcmul_and_division mean_over_state_axis
+    rotation_as_pair polar_complex_with_readout channels_share_dense_a time_first two_batch_axes split_and_cat
+    reduce_lambda countdown_into_preallocated insert_at_front neighbour_inputs initial_parameter_broadcast
+    initial_python_float last_of_appended several_outputs narrow_readout unbind_walk fixed_where heads_by_view
+    relu square tiny_sine absolute largest sorted_state division_by_state gated_attention math_of_t
+    functional_linear momentum_two_states two_sided_products accumulate_lambda forward_and_backward
+    states_with_the_initial_one output_before_update list_of_states initial_python_zero BuiltFromTheta layer_norm
+    order_two_by_two_names lerp_spelling zip_of_two_signals reads_what_it_wrote where_positive zero_times_tanh
+    dense_from_the_input scalar_constant bmm_own_matrix_each_row addmm_spelling split_and_join rolled_state inplace_operators reduce_lambda
+    channels_final_only transposed_then_iterated time_last while_loop narrow_slices reversed_range negative_index
+    initial_none final_only readout_with_feedthrough observer_with_gain order_two_with_if every_second_step
+    nonlinear_before_and_after two_layers_in_one_body complex_modulus through_integers""".split()
+)
+
+
+def each(table: dict[str, Case]) -> pytest.MarkDecorator:
+    cases = [pytest.param(case, id=name, marks=[slow] * (name in COUSINS)) for name, case in table.items()]
+    return pytest.mark.parametrize("case", cases)
 
 
 def leaky(x: Tensor, a: Tensor) -> Tensor:
@@ -50,6 +72,9 @@ def signal(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = True) -
 A3 = torch.tensor([0.9, -0.5, 0.3], dtype=torch.float64)
 
 
+HELD = {"every_second_step"}  # a trip count of ceil(T / 2) is no polynomial in T: captured anew for each length
+PERIODIC = {"parity_of_t"}
+
 # ---- same function, all lengths ------------------------------------------------------------------
 
 
@@ -62,10 +87,11 @@ def test_linear_loops_are_exact_at_every_length_from_one_capture(case: Case) -> 
         assert r.kind == "lti", f"{r.name} is {r.kind}"
         assert SOURCE.search(r.source), r.source
         assert r.semiring == "sum-product"
-        assert r.cost is not None
+        assert r.structure and r.cost is not None
     for steps in (29, 64, 1, 2, 3):
         same_run(net, model, *case.args(2, steps))
-    assert linrec.report(net).captures == 1
+    if case.name not in HELD:
+        assert linrec.report(net).captures == 1
     same_run(net, model, *case.args(5, 17))
     converted(net)
 
@@ -74,10 +100,11 @@ def test_linear_loops_are_exact_at_every_length_from_one_capture(case: Case) -> 
 def test_time_varying_loops_are_exact(case: Case) -> None:
     model = case.make()
     net = linrec.compile(model)
-    for batch, steps in ((2, 9), (2, 64), (2, 1), (2, 2), (3, 29)):
+    for batch, steps in ((2, 9), (2, 64), (2, 1), (3, 2)):
         same_run(net, model, *case.args(batch, steps))
     kinds = {r.kind for r in linrec.report(net).recurrences}
-    assert "ltv" in kinds and "nonlinear" not in kinds
+    # a coefficient with a period makes whole periods of steps time-invariant: both verdicts are right
+    assert kinds & ({"ltv", "lti"} if case.name in PERIODIC else {"ltv"}) and "nonlinear" not in kinds
     for r in linrec.report(net).recurrences:
         assert r.form != "sequential" or (r.code and r.reason)
 
@@ -96,8 +123,18 @@ def test_nonlinear_loops_are_kept_with_a_reason_and_stay_exact(case: Case) -> No
         assert r.reason and SOURCE.search(r.source), (r.reason, r.source)
 
 
-@pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 5, 8, 65, 130])
-@pytest.mark.parametrize("name", ["diagonal", "final_only"])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("diagonal", 0),
+        ("diagonal", 1),
+        ("diagonal", 2),
+        ("final_only", 1),
+        ("final_only", 3),
+        *[pytest.param("final_only", n, marks=slow) for n in (0, 2, 4, 5, 8, 65, 130)],
+        *[pytest.param("diagonal", n, marks=slow) for n in (3, 4, 5, 8, 65, 130)],
+    ],
+)
 def test_any_first_length_will_do(name: str, first: int) -> None:
     case = LTI[name]
     net = linrec.compile(case.make())
@@ -111,8 +148,16 @@ def test_any_first_length_will_do(name: str, first: int) -> None:
     converted(net)
 
 
-@pytest.mark.parametrize("batches", [(1, 4, 2), (4, 1, 3), (3, 0, 2), (0, 2, 3)])
-@pytest.mark.parametrize("name", ["diagonal", "dense_matmul", "final_only", "LinearAsTransition"])
+@pytest.mark.parametrize(
+    ("name", "batches"),
+    [
+        ("diagonal", (1, 4, 2)),
+        ("LinearAsTransition", (3, 0, 2)),
+        pytest.param("diagonal", (4, 1, 3), marks=slow),
+        pytest.param("LinearAsTransition", (0, 2, 3), marks=slow),
+        *[pytest.param(n, b, marks=slow) for n in ("dense_matmul", "final_only") for b in ((1, 4), (4, 1), (0, 3, 0))],
+    ],
+)
 def test_any_batch_size(name: str, batches: tuple[int, ...]) -> None:
     case = LTI[name]
     model = case.make()
@@ -121,14 +166,6 @@ def test_any_batch_size(name: str, batches: tuple[int, ...]) -> None:
         for steps in (7, 20, 1):
             same_run(net, model, *case.args(batch, steps))
     converted(net)
-
-
-@pytest.mark.parametrize("name", list(LTI)[::4])
-def test_structure_names_come_from_the_contract(name: str) -> None:
-    case = LTI[name]
-    for r in linrec.explain(case.make(), *case.args(2, 12)).recurrences:
-        assert r.kind == "lti"
-        assert r.structure
 
 
 @pytest.mark.parametrize(
@@ -158,7 +195,7 @@ def test_a_nonlinear_layer_leaves_the_linear_one_parallel() -> None:
             ys.append(g)
         return torch.stack(ys, 1)
 
-    net = linrec.compile(both)
+    net: Any = linrec.compile(both)
     for steps in (9, 40, 1):
         same_run(net, both, signal(2, steps, 3), A3.clone().requires_grad_())
     assert {(r.kind, r.form == "sequential") for r in net.report.recurrences} == {("lti", False), ("nonlinear", True)}
@@ -194,11 +231,11 @@ def test_compile_is_a_decorator() -> None:
 
     assert scaled.__doc__ == "Documented."
     assert scaled(x).shape == (2, 3)
-    assert not scaled.report.verification.ran
+    assert not linrec.report(scaled).verification.ran
     converted(scaled)
 
 
-@pytest.mark.parametrize("options", [{}, {"verify": "always"}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"verify": "always"}, marks=slow)])
 def test_compile_decorates_a_module_class(options: dict[str, Any]) -> None:
     class Plain(nn.Module):
         def __init__(self, width: int, decay: float = 0.9) -> None:
@@ -234,7 +271,7 @@ def test_compile_decorates_a_module_class(options: dict[str, Any]) -> None:
 def test_module_identity() -> None:
     case = LTI["CellsInModuleList"]
     model = case.make()
-    net = linrec.compile(model)
+    net: Any = linrec.compile(model)
     assert isinstance(net, nn.Module) and net is not model
     for _ in range(2):  # before and after the first call
         assert list(net.state_dict()) == list(model.state_dict())
@@ -243,7 +280,7 @@ def test_module_identity() -> None:
         assert [n for n, _ in net.named_buffers()] == [n for n, _ in model.named_buffers()]
         model.load_state_dict(net.state_dict())
         net.load_state_dict(model.state_dict())
-        assert net.cells[0].project.weight is model.cells[0].project.weight
+        assert net.get_parameter("cells.0.h0") is model.cells[0].h0
         net(*case.args(2, 5))
     assert not hasattr(model, "report")
     assert type(model).forward(model, *case.args(2, 5)).shape == (2, 5, 3)
@@ -253,14 +290,15 @@ def test_module_identity() -> None:
 def test_unknown_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"quick|sometimes"):
         linrec.compile(leaky, **options)
+    number: Any = 3
     with pytest.raises(TypeError):
-        linrec.compile(3)
+        linrec.compile(number)
 
 
 # ---- options -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verify", ["off", "first", "always"])
+@pytest.mark.parametrize("verify", ["off", "always", pytest.param("first", marks=slow)])
 def test_verify(verify: str) -> None:
     case = LTI["dense_matmul"]
     model = case.make()
@@ -279,17 +317,17 @@ def test_verify(verify: str) -> None:
         ("diagonal", "convolution"),
         ("diagonal", "chunked"),
         ("diagonal", "scan"),
-        ("diagonal", "sequential"),
+        pytest.param("diagonal", "sequential", marks=slow),
         ("dense_matmul", "convolution"),
-        ("dense_matmul", "chunked"),
-        ("dense_matmul", "sequential"),
-        ("channels_narrow_readout", "convolution"),
+        pytest.param("dense_matmul", "chunked", marks=slow),
+        pytest.param("dense_matmul", "sequential", marks=slow),
+        pytest.param("channels_narrow_readout", "convolution", marks=slow),
         ("channels_narrow_readout", "chunked"),
-        ("complex_dense", "convolution"),
-        ("complex_dense", "chunked"),
-        ("final_only", "sequential"),
-        ("two_layers_in_sequence", "chunked"),
-        ("initial_given", "convolution"),
+        pytest.param("complex_dense", "convolution", marks=slow),
+        pytest.param("complex_dense", "chunked", marks=slow),
+        pytest.param("final_only", "sequential", marks=slow),
+        pytest.param("two_layers_in_sequence", "chunked", marks=slow),
+        pytest.param("initial_given", "convolution", marks=slow),
         ("initial_given", "chunked"),
     ],
 )
@@ -348,18 +386,16 @@ def test_strict_raises_what_keeps_a_loop() -> None:
         lambda: torch.view_as_complex(signal(2, 20, 3, 2)).conj().imag,
     ],
 )
-@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("traced", [True, pytest.param(False, marks=slow)])
 def test_layouts(make: Any, traced: bool) -> None:
-    net = linrec.compile(leaky)
-    if traced:
-        net(signal(2, 9, 3), A3)
+    net = called_before() if traced else linrec.compile(leaky)
     x = make().detach().requires_grad_()
     same_run(net, leaky, x, A3.clone().requires_grad_())
     converted(net)
 
 
 def test_widths_never_traced() -> None:
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     for width in (3, 5, 1, 2):
         same_run(net, leaky, signal(2, 12, width), signal(width))
     same_run(net, leaky, signal(2, 12, 3), signal())
@@ -368,39 +404,48 @@ def test_widths_never_traced() -> None:
     same_run(net, leaky, signal(2, 12, 1), signal(4))  # the state widens at the first step
 
 
-@pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize(
-    "args",
-    [
-        (torch.zeros(2, 9, 4), torch.ones(3)),
-        (torch.zeros(9, 3), torch.ones(3)),
-        (torch.zeros(2, 9, 3, 1), torch.ones(3)),
-        (torch.zeros(2, 9, 3), torch.ones(2, 9)),
-        (torch.zeros(2, 9, 3), "0.9"),
-        (None, torch.ones(3)),
-        (torch.zeros(2, 0, 3), torch.ones(3)),
-        (torch.zeros(0, 0, 3), torch.ones(3)),
-        (torch.zeros(2, 9, 3),),
-        (torch.zeros(2, 9, 3), torch.ones(3), 1),
-        (torch.zeros(2, 9, 3, dtype=torch.int64), torch.ones(3)),
-        (torch.zeros(2, 9, 3, dtype=torch.bool), torch.ones(3)),
-        (torch.ones(2, 9, 3, dtype=torch.complex64), torch.ones(3)),
-        (torch.ones(2, 9, 3), torch.ones(3, dtype=torch.complex64)),
-        (torch.ones(2, 9, 3), torch.ones(3, dtype=torch.float64)),
-        (torch.ones(2, 9, 3, dtype=torch.int64), torch.full((3,), 2)),
-        (torch.ones(2, 9, 3), 0.5),
-        (torch.ones(2, 9, 3), 2),
-    ],
-    ids=str,
-)
-def test_bad_and_odd_inputs_fail_or_pass_as_in_the_original(args: tuple[Any, ...], traced: bool) -> None:
-    net = linrec.compile(leaky)
-    if traced:
-        net(signal(2, 9, 3), A3)
+ODD_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "width": (torch.zeros(2, 9, 4), torch.ones(3)),
+    "no batch": (torch.zeros(9, 3), torch.ones(3)),
+    "one axis more": (torch.zeros(2, 9, 3, 1), torch.ones(3)),
+    "matrix decay": (torch.zeros(2, 9, 3), torch.ones(2, 9)),
+    "string": (torch.zeros(2, 9, 3), "0.9"),
+    "none": (None, torch.ones(3)),
+    "no steps": (torch.zeros(2, 0, 3), torch.ones(3)),
+    "nothing at all": (torch.zeros(0, 0, 3), torch.ones(3)),
+    "one missing": (torch.zeros(2, 9, 3),),
+    "one too many": (torch.zeros(2, 9, 3), torch.ones(3), 1),
+    "int x": (torch.ones(2, 9, 3, dtype=torch.int64), torch.ones(3)),
+    "bool x": (torch.ones(2, 9, 3, dtype=torch.bool), torch.ones(3)),
+    "complex x": (torch.ones(2, 9, 3, dtype=torch.complex64), torch.ones(3)),
+    "complex decay": (torch.ones(2, 9, 3), torch.ones(3, dtype=torch.complex64)),
+    "double decay": (torch.ones(2, 9, 3), torch.ones(3, dtype=torch.float64)),
+    "all int": (torch.ones(2, 9, 3, dtype=torch.int64), torch.full((3,), 2)),
+    "float decay": (torch.ones(2, 9, 3), 0.5),
+    "int decay": (torch.ones(2, 9, 3), 2),
+}
+
+
+@pytest.mark.parametrize("args", ODD_ARGUMENTS.values(), ids=list(ODD_ARGUMENTS))
+def test_odd_arguments_in_the_first_call(args: tuple[Any, ...]) -> None:
+    same_failure(linrec.compile(leaky), leaky, *args)
+
+
+@pytest.mark.parametrize("args", ODD_ARGUMENTS.values(), ids=list(ODD_ARGUMENTS))
+def test_odd_arguments_in_a_later_call(args: tuple[Any, ...]) -> None:
+    net = called_before()
     same_failure(net, leaky, *args)
+    same(net(x := signal(2, 9, 3), A3), leaky(x, A3))
 
 
-@pytest.mark.parametrize("traced", [True, False])
+@functools.cache
+def called_before() -> Any:
+    net: Any = linrec.compile(leaky)
+    net(signal(2, 9, 3), A3)
+    return net
+
+
+@pytest.mark.parametrize("traced", [True, pytest.param(False, marks=slow)])
 @pytest.mark.parametrize(
     "x",
     [torch.zeros(2, 9, 4), torch.zeros(2, 9, 3, dtype=torch.float64), torch.zeros(2, 9, 3, dtype=torch.int64), "x"],
@@ -446,10 +491,11 @@ def test_no_steps(name: str) -> None:
 # ---- numerics --------------------------------------------------------------------------------------
 
 
-ACCURATE = ["diagonal", "dense_matmul", "channels_final_only", "narrow_readout", "LinearAsTransition", "BuiltFromTheta"]
+ACCURATE = ["dense_matmul", "channels_final_only", "LinearAsTransition", "diagonal", "narrow_readout", "BuiltFromTheta"]
+ACCURATE += ["companion_shift_register", "momentum_two_states"]
 
 
-@pytest.mark.parametrize("name", [*ACCURATE, "companion_shift_register", "momentum_two_states"])
+@pytest.mark.parametrize("name", [*ACCURATE[:3], *[pytest.param(name, marks=slow) for name in ACCURATE[3:]]])
 def test_float32_is_as_good_as_the_loop(name: str) -> None:
     case = LTI[name]
     exact, model = case.make(), case.make()
@@ -470,11 +516,11 @@ def test_float32_is_as_good_as_the_loop(name: str) -> None:
     converted(net)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=slow)])
 def test_half_precision(dtype: torch.dtype) -> None:
     x, a = signal(2, 100, 3, dtype=dtype, grad=False), A3.to(dtype)
     want = leaky(x.double(), a.double())
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     got = net(x, a)
     assert got.dtype == dtype
     own = (leaky(x, a) - want).abs().max()
@@ -482,22 +528,21 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("forms", ["auto", "convolution", "chunked"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("t0", [0, 37, 149])
-def test_first_bad_step_is_where_the_loop_has_it(value: float, t0: int, forms: str) -> None:
+def test_first_bad_step_is_where_the_loop_has_it(forms: str) -> None:
     case = LTI["dense_matmul"]
     net = linrec.compile(case.make(), forms=forms)
     net(*case.args(2, 150))
-    x, a, b = (arg.detach() for arg in case.args(2, 150))
-    x[1, t0, 2] = value
-    got, want = net(x, a, b), case.make()(x, a, b)
-    same(got[0], want[0])
-    same(got[:, :t0], want[:, :t0])
-    assert not torch.isfinite(got[1, t0]).all()
+    for value, t0 in itertools.product((math.nan, math.inf, -math.inf), (0, 37, 149)):
+        x, a, b = (arg.detach().clone() for arg in case.args(2, 150))
+        x[1, t0, 2] = value
+        got, want = net(x, a, b), case.make()(x, a, b)
+        same(got[0], want[0])
+        same(got[:, :t0], want[:, :t0])
+        assert not torch.isfinite(got[1, t0]).all()
 
 
 def test_one_bad_channel_leaves_the_others() -> None:
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     net(signal(2, 50, 3), A3)
     x = signal(2, 50, 3, grad=False)
     x[0, 20, 1] = float("nan")
@@ -534,7 +579,7 @@ def test_non_normal_transition() -> None:
 
 
 def test_quiet_part_beside_a_loud_one() -> None:
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     net(signal(1, 512, 3, dtype=torch.float32), A3.float())
     x = signal(1, 512, 3, dtype=torch.float32, grad=False)
     x[:, 400] *= 1e6
@@ -545,13 +590,12 @@ def test_quiet_part_beside_a_loud_one() -> None:
 
 @pytest.mark.parametrize("a", [0.0, 1.0, -1.0, 1e-30, -0.99, 0.999999])
 def test_decay_values(a: float) -> None:
-    net = linrec.compile(leaky)
-    net(signal(2, 9, 3), A3)
+    net = called_before()
     same_run(net, leaky, signal(2, 200, 3), torch.full((3,), a, dtype=torch.float64, requires_grad=True))
 
 
 def test_long_input_does_not_raise_the_cost_of_the_check() -> None:
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     x = torch.randn(1, 5000, 3)
     same(net(x, A3.float()), leaky(x, A3.float()), rel=1e-5)
     assert net.report.verification.steps <= 64
@@ -563,9 +607,9 @@ def test_long_input_does_not_raise_the_cost_of_the_check() -> None:
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
 
 
-@pytest.mark.parametrize("second", MODES)
+@pytest.mark.parametrize("second", ["grad", *[pytest.param(m, marks=slow) for m in MODES if m != "grad"]])
 @pytest.mark.parametrize("first", MODES)
-@pytest.mark.parametrize("name", ["ConstantMemory", "BuiltFromTheta"])
+@pytest.mark.parametrize("name", ["ConstantMemory", pytest.param("BuiltFromTheta", marks=slow)])
 def test_grad_modes_in_any_order(name: str, first: str, second: str) -> None:
     case = LTI[name]
     model = case.make()
@@ -583,7 +627,7 @@ def test_grad_modes_in_any_order(name: str, first: str, second: str) -> None:
 
 
 def test_only_some_inputs_need_gradients() -> None:
-    net = linrec.compile(leaky)
+    net: Any = linrec.compile(leaky)
     for x_grad, a_grad in ((False, False), (True, False), (False, True), (True, True)):
         same_run(net, leaky, signal(2, 20, 3, grad=x_grad), A3.clone().requires_grad_(a_grad))
     converted(net)
@@ -605,8 +649,8 @@ def test_second_order_gradients(name: str) -> None:
     converted(fn)
 
 
-@pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize("name", ["diagonal", "dense_matmul", "final_only"])
+@pytest.mark.parametrize("traced", [True, pytest.param(False, marks=slow)])
+@pytest.mark.parametrize("name", ["diagonal", "dense_matmul", pytest.param("final_only", marks=slow)])
 def test_func_transforms(name: str, traced: bool) -> None:
     case = LTI[name]
     fn, original = linrec.compile(case.make()), case.make()
@@ -664,7 +708,7 @@ def test_unused_parameters_get_no_gradient() -> None:
     net = linrec.compile(model)
     net(*case.args(2, 8)).sum().backward()
     assert model.unused.weight.grad is None
-    assert all(p.grad is not None for p in net.cells.parameters())
+    assert all(p.grad is not None for p in net.get_submodule("cells").parameters())
 
 
 # ---- what cannot be captured -------------------------------------------------------------------------
@@ -722,17 +766,20 @@ class Straight(torch.autograd.Function):
         return grads[0] * 3
 
 
+straight: Callable[[Tensor], Tensor] = Straight.apply
+
+
 def custom_function_on_the_input(x: Tensor) -> Tensor:
     h = x[:, 0]
     for t in range(1, x.shape[1]):
-        h = h * 0.5 + Straight.apply(x[:, t])
+        h = h * 0.5 + straight(x[:, t])
     return h
 
 
 def custom_function_on_the_state(x: Tensor) -> Tensor:
     h = x[:, 0]
     for t in range(1, x.shape[1]):
-        h = Straight.apply(h) * 0.5 + x[:, t]
+        h = straight(h) * 0.5 + x[:, t]
     return h
 
 
@@ -741,7 +788,8 @@ def gradient_hook_on_the_state(x: Tensor) -> Tensor:
     for t in range(1, x.shape[1]):
         h = h * 0.5 + x[:, t]
         if h.requires_grad:
-            h.register_hook(lambda g: g * 0.5)
+            halve: Any = h.register_hook
+            halve(lambda g: g * 0.5)
     return h
 
 
@@ -798,25 +846,25 @@ def triangle_of_reads(x: Tensor) -> Tensor:
 
 
 REFUSED = [branch_on_state, item_in_the_loop, numpy_in_the_loop, length_from_values, stop_early]
-ODD = [
+ODD: list[Any] = [
     *REFUSED,
     custom_function_on_the_input,
     custom_function_on_the_state,
     gradient_hook_on_the_state,
     no_grad_part,
     conjugate_state,
-    no_loop_at_all,
+    pytest.param(no_loop_at_all, marks=slow),
     gather_from_the_past,
-    all_past_states,
+    pytest.param(all_past_states, marks=slow),
     nested_loops,
-    triangle_of_reads,
+    pytest.param(triangle_of_reads, marks=slow),
 ]
 
 
 @pytest.mark.parametrize("fn", ODD, ids=lambda f: f.__name__)
 def test_odd_programs_are_exact(fn: Any) -> None:
     net = linrec.compile(fn)
-    for batch, steps in ((2, 9), (2, 40), (2, 9), (3, 3), (2, 1)):
+    for batch, steps in ((2, 9), (2, 30), (3, 3), (2, 1)):
         same_run(net, fn, signal(batch, steps, 3))
     assert str(linrec.report(net))
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError
 from linrec.frontends.loop.counters import Unreadable, unreadable
-from linrec.frontends.loop.environment import Environment
+from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
@@ -54,6 +54,12 @@ class Capture:
 def capture(function: Callable[..., Any], environment: Environment, args: Any, kwargs: Any, name: str) -> Capture:
     """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
     started = time.perf_counter()
+    for path, module in environment.modules.items():
+        if path and hooks_of(module):
+            raise CaptureError(
+                "LR0401", f"the submodule `{path}` has hooks, which run Python code that a graph would lose",
+                help="remove the hooks, or call the submodule outside the compiled part",
+            )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name)
     held: Unreadable | CaptureError | None = None
@@ -97,6 +103,11 @@ class _Tracer:
 
     def trace(self, shapes: Shapes, limit: int) -> Trace:
         trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        if trace.drawn:
+            raise CaptureError(
+                "LR0404", "the program draws random numbers from Python or numpy",
+                help="draw them outside, or with torch",
+            )  # fmt: skip
         if any(not isinstance(v, Tensor) for v in trace.changed.values()):
             path = next(p for p, v in trace.changed.items() if not isinstance(v, Tensor))
             raise CaptureError(
@@ -154,6 +165,7 @@ class _Tracer:
             near = [(j, e) for j, e in axes if self.shapes[j][e] == length and (e == d or j != i)]
             for group in (
                 [(j, e) for j, e in near if e == d],
+                [(i, d)],
                 near,
                 [(j, e) for j, e in axes if self.shapes[j][e] == length],
                 [(j, e) for j, e in axes if 0 <= self.shapes[j][e] - length <= 1 and (e == d or j != i)],
@@ -239,7 +251,12 @@ class _Tracer:
         sizes = {n for s in self.shapes for n in s} | {
             n for i in flat.inputs for n in i.type.shape if isinstance(n, int)
         }
-        repeats = find_repeats(flat, sorted((n for n in sizes if n > 3), reverse=True))
+        lengths = sorted((n for n in sizes if n > 3), reverse=True)
+        repeats = find_repeats(flat, lengths)
+        # a loop may take several positions a step: range(0, n, 2), or do something else at every third
+        for parts in range(2, 9):
+            if not repeats:
+                repeats = find_repeats(flat, sorted({-(-n // parts) for n in lengths if n >= 4 * parts}, reverse=True))
         return reroll(flat, repeats, tables=True, name=self.name), trace, flat
 
 

@@ -109,7 +109,7 @@ class _Scope:
                 inside = parent
             elif isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.USub):
                 inside = parent
-            elif isinstance(parent, ast.Tuple | ast.Slice | ast.List | ast.Starred | ast.keyword):
+            elif isinstance(parent, ast.Tuple | ast.Slice | ast.List | ast.Dict | ast.Starred | ast.keyword):
                 inside = parent
             elif isinstance(parent, ast.Subscript) and parent.value is inside:
                 inside = parent  # x.shape[1]
@@ -135,6 +135,9 @@ class _Scope:
         match parent:
             case ast.Subscript(value=value, slice=index) if index is inside:
                 return self._holds_tensors(value)
+            case ast.Assign(targets=targets) if isinstance(inside, ast.Tuple | ast.List | ast.Dict):
+                # a container hides what it holds; unpacked at once, each name is looked at
+                return is_size or all(isinstance(t, ast.Tuple | ast.List) for t in targets)
             case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr():
                 return True  # the name assigned changes too, and is looked at in its turn
             case ast.Return():

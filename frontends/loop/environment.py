@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class Environment:
     values: dict[str, Getter] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     containers: dict[str, Any] = field(default_factory=dict)
+    spaces: dict[str, tuple[Any, str]] = field(default_factory=dict)  # globals and cells that hold plain values
 
     def role(self, path: str) -> str:
         """Is the tensor at `path` a "param", a "buffer" or merely "captured"?"""
@@ -73,6 +76,7 @@ def _function(function: Any, prefix: str, found: Environment, seen: set[int]) ->
     seen.add(id(function))
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name != "__class__" and _filled(cell):
+            found.spaces.setdefault(f"{prefix}closure:{name}", (cell, "cell_contents"))
             _value(partial(getattr, cell, "cell_contents"), cell.cell_contents, f"{prefix}closure:{name}", found, seen)
     for i, value in enumerate(function.__defaults__ or ()):
         _value(partial(_default, function, i), value, f"{prefix}default:{i}", found, seen)
@@ -81,6 +85,8 @@ def _function(function: Any, prefix: str, found: Environment, seen: set[int]) ->
     space = function.__globals__
     for name in _global_names(function.__code__):
         if name in space:
+            if isinstance(space[name], bool | int | float | complex | str | type(None)):
+                found.spaces.setdefault(f"{prefix}global:{name}", (space, name))
             _value(partial(space.get, name), space[name], f"{prefix}global:{name}", found, seen)
 
 
@@ -117,6 +123,10 @@ def _value(get: Getter, value: Any, path: str, found: Environment, seen: set[int
             _value(partial(_element, get, key), item, f"{path}.{key}", found, seen, depth + 1)
     else:
         found.values.setdefault(path, get)
+        if hasattr(value, "__dict__") and not _is_library(type(value).__module__) and id(value) not in seen:
+            seen.add(id(value))
+            for name, item in list(vars(value).items())[:256] if depth < _DEPTH else ():
+                _value(partial(vars(value).get, name), item, f"{path}.{name}", found, seen, depth + 1)
 
 
 def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) -> None:
@@ -124,6 +134,8 @@ def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) ->
         return
     seen.add(id(module))
     found.modules[path] = module
+    if path:
+        found.values.setdefault(f"{path}!hooks", partial(hooks_of, module))
     dot = f"{path}." if path else ""
     for name in (*module._parameters, *module._buffers):
         value = getattr(module, name)
@@ -140,6 +152,11 @@ def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) ->
     if not _is_library(type(module).__module__):
         forward = vars(module).get("forward", type(module).forward)
         _function(inspect.unwrap(forward), f"{dot}forward/", found, seen)
+
+
+def hooks_of(module: nn.Module) -> int:
+    """How many hooks run when a module is called: side effects that a graph would lose."""
+    return sum(len(getattr(module, name)) for name in HOOKS)
 
 
 def _positional(function: functools.partial[Any], index: int) -> Any:
@@ -184,22 +201,43 @@ def registers(module: nn.Module) -> tuple[dict[str, Any], ...]:
 class Restored:
     """A context that leaves attributes and containers of an environment as they were.
 
-    On exit `changed` maps the path of every attribute that the body assigned to its new value.
+    On exit `changed` maps the path of every attribute that the body assigned to its new value, and `drawn` says
+    whether numbers were drawn from Python's or numpy's generator.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._modules = environment.modules
         self._containers = environment.containers
+        self._spaces = environment.spaces
+        self._tensors = environment.tensors
         self.changed: dict[str, Any] = {}
+        self.drawn = False
 
     def __enter__(self) -> Restored:
         self._attributes = {path: [dict(space) for space in registers(m)] for path, m in self._modules.items()}
         self._items = {path: (c, copy.copy(c)) for path, c in self._containers.items()}
         self._random = torch.get_rng_state()
+        self._draws = random.getstate(), np.random.get_state()
+        self._plain = {path: _held(*where) for path, where in self._spaces.items()}
+        # tracing computes with tensors of one number, in-place operators included
+        small = [get() for get in self._tensors.values()]
+        self._numbers = [(x, x.detach().clone()) for x in small if isinstance(x, Tensor) and x.numel() <= _SMALL]
         return self
 
     def __exit__(self, *error: object) -> None:
         torch.set_rng_state(self._random)
+        if random.getstate() != self._draws[0] or not _same_state(np.random.get_state(), self._draws[1]):
+            self.drawn = True
+            random.setstate(self._draws[0])
+            np.random.set_state(self._draws[1])
+        with torch.no_grad():
+            for tensor, number in self._numbers:
+                if not torch.equal(tensor, number):
+                    tensor.copy_(number)
+        for path, where in self._spaces.items():
+            if _held(*where) is not self._plain[path] and _held(*where) != self._plain[path]:
+                self.changed[path] = _held(*where)
+                _hold(*where, self._plain[path])
         for path, module in self._modules.items():
             dot = f"{path}." if path else ""
             for space, before in zip(registers(module), self._attributes[path], strict=True):
@@ -216,7 +254,23 @@ class Restored:
                 (container.update if isinstance(container, MutableMapping) else container.extend)(items)
 
 
+def _same_state(left: Any, right: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
 _ABSENT = object()
+_SMALL = 64
+
+
+def _held(space: Any, name: str) -> Any:
+    return space.get(name) if isinstance(space, dict) else getattr(space, name, None)
+
+
+def _hold(space: Any, name: str, value: Any) -> None:
+    if isinstance(space, dict):
+        space[name] = value
+    else:
+        setattr(space, name, value)
 
 
 def _same(left: Any, right: Any) -> bool:

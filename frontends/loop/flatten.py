@@ -304,6 +304,8 @@ def _normalise(flat: Flat) -> Flat:
             dim = whole.args[1] if whole.kind == "unbind" and len(whole.args) > 1 else dict(whole.attrs).get("dim", 0)
             if whole.kind == "unbind":
                 op = replace(op, kind="select", args=(whole.args[0], dim, op.args[1]))
+            elif whole.kind in _SPLITS:
+                op = _piece(op, whole)
         ops.append(op)
     read = (
         {use.name for op in ops for use in op.uses()}
@@ -314,9 +316,28 @@ def _normalise(flat: Flat) -> Flat:
     return flat
 
 
+_SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
+
+
+def _piece(op: Op, whole: Op) -> Op:
+    """`getitem(split(x, ...), i)` is a slice of x; `select` of it too where the piece has size one and is squeezed."""
+    dim = whole.args[2] if len(whole.args) > 2 else dict(whole.attrs).get("dim", 0)
+    types, index = whole.type, op.args[1]
+    if not isinstance(types, tuple) or not isinstance(index, int) or not isinstance(dim, int):
+        return op
+    sizes = [t.shape[dim % len(t.shape)] for t in types]
+    start, axis = 0, dim % len(types[0].shape)
+    for width in sizes[: index % len(sizes)]:
+        assert isinstance(width, int)
+        start += width
+    width = sizes[index]
+    assert isinstance(width, int)
+    return replace(op, kind="slice", args=(whole.args[0], axis, start, start + width))
+
+
 def _sunk(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     """Pieces of an `unbind` go where they are first read: all are made before the loop, each belongs to its step."""
-    pieces = {op.result: op for op in ops if made[op.result].kind == "getitem" and op.kind == "select"}
+    pieces = {op.result: op for op in ops if made[op.result].kind == "getitem" and op.kind in ("select", "slice")}
     if not pieces:
         return ops
     new: list[Op] = []

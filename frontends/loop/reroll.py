@@ -24,10 +24,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from linrec.dtypes import LONG
 from linrec.errors import CaptureError
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
-from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
+from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
 from linrec.linear.random import RANDOM
 
 _PEELED = 3  # how many steps at either end of a loop may differ from the rest
@@ -344,6 +345,8 @@ class _Reroller:
             ops = [self.flat.ops[repeat.start + i * repeat.period + j] for i in range(repeat.count)]
             if self._invariant(loop, ops) or self._array(loop, j, ops):
                 continue
+            if self._window(loop, ops):
+                continue
             read = self._element(loop, j, ops)
             if read is not None:
                 self.ops.append(read)
@@ -389,10 +392,30 @@ class _Reroller:
         if step is None:
             if not self.tables:
                 raise self._differs(op, "reads positions that do not advance evenly")
-            table = self._new("tensor", (tuple(indices),), Type("i64", (len(indices),)))
+            table = self._table(tuple(indices), "i64")
             source = self._new("index_select", (source, dim, table), None)
             indices, step = [0], 1
         return replace(op, kind="signal", args=(source, dim, indices[0], step), attrs=(), time=f"t{loop}")
+
+    def _window(self, loop: int, ops: list[Op]) -> bool:
+        """slice(x, dim, start + stride*i, ... + 1) with x from outside: the signal x, its axis kept with size one."""
+        op = ops[0]
+        if op.kind != "slice" or len(op.args) < 4 or (len(op.args) > 4 and op.args[4] != 1):
+            return False
+        begins, ends, dim = [o.args[2] for o in ops], [o.args[3] for o in ops], op.args[1]
+        step = _progression(begins)
+        widths = {e - b for b, e in zip(begins, ends, strict=True) if isinstance(b, int) and isinstance(e, int)}
+        if not step or widths != {1} or not isinstance(dim, int) or not isinstance(op.type, Type):
+            return False
+        if not isinstance(op.args[0], Use) or self._is_inside(loop, op.args[0]):
+            return False
+        dim %= len(op.type.shape)
+        row = Type(op.type.dtype, (*op.type.shape[:dim], *op.type.shape[dim + 1 :]))
+        signal = f"{op.result}.row"
+        source = self._read_outside(op.args[0])
+        self.ops.append(Op(signal, "signal", (source, dim, begins[0], step), (), row, f"t{loop}", (), op.source))
+        self.ops.append(replace(op, kind="unsqueeze", args=(Use(signal), dim), attrs=(), time=f"t{loop}"))
+        return True
 
     def _array(self, loop: int, j: int, ops: list[Op]) -> bool:
         """An output array written at start + stride*i: `stack`, or a scatter into what was there."""
@@ -458,9 +481,15 @@ class _Reroller:
         if self.tables and all(isinstance(v, int | float) and not isinstance(v, Use) for v in values):
             dtype = "i64" if all(isinstance(v, int) for v in values) else "f64"
             if dtype == "f64" or op.kind in _NUMERIC:
-                table = self._new("tensor", (tuple(values),), Type(dtype, (len(values),)))
+                table = self._table(tuple(values), dtype)
                 return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
         raise self._differs(op, "has an argument that differs from step to step")
+
+    def _table(self, values: tuple[Arg, ...], dtype: str) -> Use:
+        """Numbers that differ from step to step, as a tensor over time."""
+        table = self._new("tensor", (values,), Type(dtype, (len(values),)))
+        self.ops[-1] = replace(self.ops[-1], attrs=(("dtype", Atom(LONG[dtype])),))
+        return table
 
     def _merged_reads(self, loop: int, values: list[Arg], op: Op) -> Arg:
         values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]

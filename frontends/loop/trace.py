@@ -56,6 +56,7 @@ class Trace:
     spec: pytree.TreeSpec
     watch: Watch
     changed: dict[str, Any]
+    drawn: bool
     effect_paths: list[str]
 
 
@@ -104,7 +105,15 @@ def run_trace(
     with restored, _opaque_functions(), _plain_errors():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
-        module.graph, module, recorder.stacks, leaves, out_spec[-1], recorder.watch, restored.changed, effect_paths
+        module.graph,
+        module,
+        recorder.stacks,
+        leaves,
+        out_spec[-1],
+        recorder.watch,
+        restored.changed,
+        restored.drawn,
+        effect_paths,
     )
 
 
@@ -214,6 +223,17 @@ def _plain_errors() -> Iterator[None]:
             file=file,
             line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
+        ) from error
+    except RuntimeError as error:
+        if "numpy()" not in str(error) and "data pointer" not in str(error):
+            raise
+        file, line = user_place(error)
+        raise CaptureError(
+            "LR0302",
+            "the program takes numbers out of a tensor, through numpy or a pointer",
+            file=file,
+            line=line,
+            help="stay in torch: its operators have the same names",
         ) from error
 
 

@@ -109,13 +109,18 @@ def _channels(w: Tensor, k: Tensor) -> Tensor:  # (b,g,p,F), (g,q,p,F) -> (b,g,q
     return torch.einsum("bgpf,gqpf->bgqf", w, k)
 
 
+def _is_concrete(x: Tensor) -> bool:
+    """May a decision depend on the numbers of this tensor? Not inside torch.func transforms or a trace."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not torch.compiler.is_compiling()
+
+
 def is_tame(w: Tensor, response: Tensor) -> bool:
     """May this drive be convolved by FFT? Not if anything is non-finite, unstable, or has loud bursts.
 
     An FFT's error is relative to the loudest part of the signal and one NaN reaches every step.
     """
-    if w.numel() == 0 or response.numel() == 0:
-        return True
+    if w.numel() == 0 or response.numel() == 0 or not (_is_concrete(w) and _is_concrete(response)):
+        return False  # nothing to transform, or numbers that nobody may look at
     head = response[: max(response.shape[0] // 4, 1)].abs().amax()
     if not bool(torch.isfinite(head)) or not bool(response.abs().amax() <= GROWTH * head):
         return False
@@ -137,7 +142,7 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
     b, t, groups, p = w.shape
     n, q = a.shape[1], c.shape[1]
     # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
-    size = min(chunk, t) if bool(torch.isfinite(w.detach()).all()) else 1
+    size = min(chunk, t) if not _is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
     count = -(-t // size)
     padded = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, count * size - t))
     blocks = padded.reshape(b, count, size, groups, p).permute(3, 1, 0, 2, 4)  # (g, count, b, C, p)

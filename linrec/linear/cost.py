@@ -84,6 +84,32 @@ def estimates(
     return sorted(found, key=lambda e: e.seconds)
 
 
+def scan_estimates(
+    sizes: Mapping[str, int], form: str, *, width: int = 4, machine: Machine | None = None
+) -> list[Estimate]:
+    """The scan of a time-varying recurrence and its loop: E elements that pass, n states that mix."""
+    import sympy
+
+    machine = machine or Machine()
+    E, T, n, m = sympy.symbols("E T n m", positive=True)
+    values = {E: sizes["E"], T: sizes["T"], n: sizes["n"], m: sizes["m"]}
+    # two levels: local products (n^3 where states mix), carries, and one pass that applies them
+    rows = {
+        form: (
+            2 * T * E * (n**3 + 2 * n**2) if sizes["n"] > 1 else 4 * T * E,
+            8 * width * T * E * n,
+            6 * sympy.sqrt(T),
+        ),
+        "sequential": (2 * T * E * n**2, 3 * width * T * E * n, T * m),
+    }
+    found = []
+    for name, (flops, moved, depth) in rows.items():
+        work, traffic, launches = (float(e.subs(values)) for e in (flops, moved, sympy.sympify(depth)))
+        seconds = work / machine.vector + traffic / machine.memory + launches * machine.launch
+        found.append(Estimate(name, str(flops), str(moved), str(depth), seconds))
+    return found
+
+
 def pays_from(sizes: Mapping[str, int], form: str, **options: Any) -> int | None:
     """The smallest power of two of steps from which `form` beats the loop, None if none up to 2^20 does."""
     for exponent in range(21):

@@ -394,8 +394,7 @@ def _product(
 @rule("addmm", "baddbmm")
 def _addmm(op: Op, build: Builder) -> Form | Refusal:
     attrs = dict(op.attrs)
-    if attrs.get("beta", 1) != 1 or attrs.get("alpha", 1) != 1:
-        return Refusal("LR1299", op.result, f"no rule for `{op.kind}` with alpha or beta")
+    beta, alpha = attrs.get("beta", 1), attrs.get("alpha", 1)
     product = Op(f"{op.result}.product", "matmul", op.args[1:3], (), op.type, op.time, (), op.source)
     base = build.form(op.args[0])
     if any(build.form(a) is not None for a in op.args[1:3]):
@@ -407,10 +406,19 @@ def _addmm(op: Op, build: Builder) -> Form | Refusal:
         form = Form((), build.make("matmul", op.args[1:3], op.type))
     own = () if base is None else _broadcast(base, build.type(op.args[0]).shape, _shape(op), build)
     left = op.args[0] if base is None else base.offset
-    if left is None or form.offset is None:
-        return Form((*own, *form.terms), form.offset if left is None else left)
     assert isinstance(op.type, Type)
-    return Form((*own, *form.terms), build.make("add", (left, form.offset), op.type))
+    terms = (*(_times(t, beta) for t in own), *(_times(t, alpha) for t in form.terms))
+    scaled = [
+        value if value is None or scale == 1 else build.make("mul", (value, scale), op.type)
+        for value, scale in ((left, beta), (form.offset, alpha))
+    ]
+    if None in scaled:
+        return Form(terms, next((v for v in scaled if v is not None), None))
+    return Form(terms, build.make("add", (scaled[0], scaled[1]), op.type))
+
+
+def _times(term: Term, number: Arg) -> Term:
+    return term if number == 1 else replace(term, factors=(*term.factors, Factor(number)))
 
 
 @rule("einsum")
