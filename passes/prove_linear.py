@@ -1,6 +1,6 @@
 """Prove linear: is the next state an affine function of the last ones?
 
-The proof is the operator table (linrec/linear/rules.py) applied to each component: every value is
+The proof is the operator table (linrec/linear/rules) applied to each component: every value is
 constant in the state, affine in it, or neither, and the first op that is neither is the reason. A
 numeric superposition test, f(a s + (1-a) s') = a f(s) + (1-a) f(s'), backs the proof where an evaluator is
 given; alone it would prove nothing. A proof that fails it is withdrawn.

@@ -5,9 +5,16 @@ verification, LR6 text and command line, LR9 internal. A refusal is a remark: th
 as written and its results are those of the original.
 """
 
-from linrec.codes import capture, forms, language, linearity, running
+from linrec.codes import capture, forms, language, linearity, more, running
 from linrec.codes.code import Code
 
-CODES: dict[str, Code] = {**capture.CODES, **linearity.CODES, **forms.CODES, **running.CODES, **language.CODES}
+CODES: dict[str, Code] = {
+    **capture.CODES,
+    **linearity.CODES,
+    **forms.CODES,
+    **running.CODES,
+    **language.CODES,
+    **more.CODES,
+}
 
 __all__ = ["CODES", "Code"]

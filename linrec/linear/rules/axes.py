@@ -1,0 +1,260 @@
+"""Rules of axes: moving, merging, cutting, summing and joining the axes of an affine value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from linrec.ir import Arg, Op, Type
+from linrec.linear.affine import Axis, Factor, Form, Refusal, Term, fresh, split_to
+from linrec.linear.rules.table import (
+    Builder,
+    aligned,
+    dtype_of,
+    rule,
+    shape_of,
+    through,
+)
+from linrec.sizes import Dim
+
+
+@rule("alias", "clone", "contiguous", "to", "_to_copy", "float", "double", "type_as", "lift_fresh", "positive")
+def _same(op: Op, build: Builder) -> Form | Refusal:
+    form = build.form(op.args[0])
+    assert form is not None and isinstance(op.type, Type)
+    if op.type.dtype[0] not in "fcb" or op.type.dtype == "bool":
+        return Refusal(
+            "LR1208", op.result, f"the state is rounded to {op.type.dtype} by `{op.kind}`", "keep it floating point"
+        )
+    return through(op, build, 0, form, form.terms)
+
+
+@rule(
+    "transpose", "t", "numpy_T", "mT", "permute", "unsqueeze", "squeeze", "expand", "expand_as", "swapaxes", "movedim"
+)
+def _axes(op: Op, build: Builder) -> Form | Refusal:
+    form = build.form(op.args[0])
+    if form is None:
+        return Refusal("LR1210", op.result, f"the state shapes another value in `{op.kind}`")
+    before, after = build.type(op.args[0]).shape, shape_of(op)
+    places = _moved(op, len(before), before)
+    if places is None:
+        return Refusal("LR1299", op.result, f"no rule for this use of `{op.kind}`")
+    terms = []
+    for term in form.terms:
+        axes = [() if p is None else term.axes[p] for p in places]
+        sizes = tuple(1 if p is None else before[p] for p in places)
+        terms.append(replace(term, axes=aligned(tuple(axes), sizes, after, build)))
+    return through(op, build, 0, form, tuple(terms))
+
+
+def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | None:
+    """For each axis of the result the axis of the argument it is, None for a new one."""
+    order: list[int | None] = list(range(rank))
+    args = op.args[1:]
+    if op.kind in ("t", "numpy_T"):
+        return order[::-1]
+    if op.kind == "mT":
+        return [*order[:-2], order[-1], order[-2]]
+    if op.kind in ("transpose", "swapaxes"):
+        a, b = (i % rank for i in args if isinstance(i, int))
+        order[a], order[b] = order[b], order[a]
+        return order
+    if op.kind == "permute" and isinstance(args[0], tuple):
+        return [i % rank for i in args[0] if isinstance(i, int)]
+    if op.kind == "unsqueeze" and isinstance(args[0], int):
+        order.insert(args[0] % (rank + 1), None)
+        return order
+    if op.kind == "squeeze":
+        dims = args[0] if args else tuple(range(rank))
+        chosen = {i % rank for i in (dims if isinstance(dims, tuple) else (dims,)) if isinstance(i, int)}
+        return [i for i in range(rank) if not (i in chosen and before[i] == 1)]
+    if op.kind in ("expand", "expand_as"):
+        return [None] * (len(shape_of(op)) - rank) + order
+    return None
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+def _reshape(op: Op, build: Builder) -> Form | Refusal:
+    form = build.form(op.args[0])
+    if form is None:
+        return Refusal("LR1210", op.result, f"the state shapes another value in `{op.kind}`")
+    before, after = build.type(op.args[0]).shape, shape_of(op)
+    blocks = _blocks(before, after)
+    if blocks is None:
+        return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
+    terms: list[Term] = []
+    for term in form.terms:
+        axes: list[Axis] = []
+        for old, new in blocks:
+            merged = tuple(label for i in old for label in term.axes[i])
+            if len(new) == 1:
+                axes.append(merged)
+                continue
+            cut = split_to(term, merged, tuple(after[i] for i in new), build.labels)
+            if cut is None:
+                return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
+            done, term = [tuple(axis) for axis in axes], cut[0]
+            axes = [*done, *cut[1]]
+        terms.append(replace(term, axes=tuple(axes)))
+    return through(op, build, 0, form, tuple(terms))
+
+
+def _blocks(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
+    """Smallest groups of axes with equal products on both sides."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        old, new = [i] if i < len(before) else [], [j] if j < len(after) else []
+        left: Dim = before[i] if old else 1
+        right: Dim = after[j] if new else 1
+        i, j = i + bool(old), j + bool(new)
+        while left != right:
+            if i < len(before) and (
+                not isinstance(left, int) or not isinstance(right, int) or left < right or j >= len(after)
+            ):
+                left, old, i = before[i] * left, [*old, i], i + 1
+            elif j < len(after):
+                right, new, j = after[j] * right, [*new, j], j + 1
+            else:
+                return None
+        blocks.append((old, new))
+    return blocks
+
+
+@rule("sum", "mean")
+def _sum(op: Op, build: Builder) -> Form | Refusal:
+    form = build.form(op.args[0])
+    assert form is not None
+    shape = build.type(op.args[0]).shape
+    dims = op.args[1] if len(op.args) > 1 and op.args[1] is not None else tuple(range(len(shape)))
+    chosen = {i % len(shape) for i in (dims if isinstance(dims, tuple) else (dims,)) if isinstance(i, int)}
+    keep = bool(op.args[2]) if len(op.args) > 2 else bool(dict(op.attrs).get("keepdim", False))
+    terms: list[Term] = []
+    for term in form.terms:
+        term = fresh(term, build.labels)
+        axes = tuple(() if i in chosen else axis for i, axis in enumerate(term.axes) if keep or i not in chosen)
+        factors = [*term.factors]
+        missing = _summed_alone(term, chosen)
+        if missing:
+            # a label that only the result had: summing it multiplies by its length
+            return Refusal("LR1299", op.result, f"no rule for `{op.kind}` over an axis the state was repeated along")
+        if op.kind == "mean":
+            for i in chosen:
+                size = shape[i]
+                if not isinstance(size, int):
+                    return Refusal("LR1299", op.result, "no rule for `mean` over an axis of unknown length")
+                factors.append(Factor(size, (), inverse=True))
+        terms.append(Term(term.state, term.state_axes, axes, tuple(factors)))
+    return through(op, build, 0, form, tuple(terms))
+
+
+def _summed_alone(term: Term, chosen: set[int]) -> bool:
+    held = {x for axis in term.state_axes for x in axis} | {x for f in term.factors for axis in f.axes for x in axis}
+    return any(label not in held for i in chosen for label in term.axes[i])
+
+
+@rule("select", "slice", "index_select", "flip", "roll", "cumsum", "narrow", "constant_pad_nd", "pad", "diff")
+def _along(op: Op, build: Builder) -> Form | Refusal:
+    """An operator along one axis is a constant 0/1-like matrix there: what it makes of eye(n)."""
+    form = build.form(op.args[0])
+    if form is None:
+        return Refusal(
+            "LR1210", op.result, f"the state chooses an index in `{op.kind}`", "compute the index from the input"
+        )
+    shape = build.type(op.args[0]).shape
+    dim = _dimension(op, len(shape))
+    if dim is None or not isinstance(shape[dim], int):
+        return Refusal("LR1299", op.result, f"no rule for this use of `{op.kind}`")
+    length, after = shape[dim], shape_of(op)
+    assert isinstance(op.type, Type)
+    eye = build.make("eye", (length,), Type(op.type.dtype, (length, length)), (("dtype", dtype_of(op)),))
+    gone = len(after) < len(shape)
+    matrix_type = Type(op.type.dtype, (length,) if gone else (after[dim], length))
+    args = tuple(eye if i == 0 else a for i, a in enumerate(op.args))
+    matrix = build.make(op.kind, _along_axis_zero(op, args), matrix_type, op.attrs)
+    terms: list[Term] = []
+    for term in form.terms:
+        out = () if gone else build.labels.axis(after[dim])
+        factor = Factor(matrix, (term.axes[dim],) if gone else (out, term.axes[dim]))
+        axes = [axis for i, axis in enumerate(term.axes) if not (gone and i == dim)]
+        if not gone:
+            axes[dim] = out
+        terms.append(replace(term, axes=tuple(axes), factors=(*term.factors, factor)))
+    return through(op, build, 0, form, tuple(terms))
+
+
+def _dimension(op: Op, rank: int) -> int | None:
+    if op.kind in ("flip", "roll"):
+        dims = op.args[1 if op.kind == "flip" else 2] if len(op.args) > (1 if op.kind == "flip" else 2) else None
+        return dims[0] % rank if isinstance(dims, tuple) and len(dims) == 1 and isinstance(dims[0], int) else None
+    if op.kind in ("constant_pad_nd", "pad"):
+        widths = op.args[1]
+        fill = op.args[2] if len(op.args) > 2 else 0
+        return (
+            rank - 1
+            if isinstance(widths, tuple) and len(widths) == 2 and fill in (0, None) and op.kind != "pad"
+            else None
+        )
+    dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
+    return dim % rank if isinstance(dim, int) else None
+
+
+def _along_axis_zero(op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
+    if op.kind == "flip":
+        return (args[0], (0,))
+    if op.kind == "roll":
+        return (args[0], args[1], (0,))
+    if op.kind == "constant_pad_nd":
+        widths = args[1]
+        assert isinstance(widths, tuple)
+        return (args[0], (0, 0, *widths), 0.0)
+    return (args[0], 0, *args[2:])
+
+
+@rule("cat", "stack")
+def _cat(op: Op, build: Builder) -> Form | Refusal:
+    items, shape = op.args[0], shape_of(op)
+    assert isinstance(items, tuple) and isinstance(op.type, Type)
+    dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
+    assert isinstance(dim, int)
+    dim %= len(shape)
+    total = shape[dim]
+    if not isinstance(total, int):
+        return Refusal("LR1299", op.result, f"no rule for `{op.kind}` to an unknown length")
+    terms: list[Term] = []
+    offsets: list[Arg] = []
+    start = 0
+    for item in items:
+        own = build.type(item)
+        width = own.shape[dim] if op.kind == "cat" else 1
+        assert isinstance(width, int)
+        form = build.form(item)
+        offsets.append(item if form is None else form.offset)
+        if form is not None:
+            # rows start .. start + width of eye(total) put the item in its place
+            whole = build.make("eye", (total,), Type(op.type.dtype, (total, total)), (("dtype", dtype_of(op)),))
+            rows = build.make("slice", (whole, 0, start, start + width), Type(op.type.dtype, (width, total)))
+            for term in form.terms:
+                out = build.labels.axis(total)
+                axes = list(term.axes)
+                if op.kind == "stack":
+                    axes.insert(dim, ())
+                factor = Factor(rows, (axes[dim], out))
+                axes[dim] = out
+                terms.append(replace(term, axes=tuple(axes), factors=(*term.factors, factor)))
+        start += width
+    if all(o is None for o in offsets):
+        return Form(tuple(terms))
+    zeros = [
+        build.make("zeros_like", (i,), build.type(i)) if o is None and build.form(i) is None else o
+        for i, o in zip(items, offsets, strict=True)
+    ]
+    if any(z is None for z in zeros):
+        filled = tuple(
+            build.make("new_zeros", (next(z for z in zeros if z is not None), build.type(i).shape), build.type(i))
+            if z is None
+            else z
+            for i, z in zip(items, zeros, strict=True)
+        )
+        return Form(tuple(terms), build.clone(op, (filled, *op.args[1:])))
+    return Form(tuple(terms), build.clone(op, (tuple(zeros), *op.args[1:])))

@@ -1,0 +1,222 @@
+"""Rules of products: an affine value times a coefficient, elementwise or contracted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from linrec.ir import Arg, Op, Type
+from linrec.linear.affine import Axis, Factor, Form, Refusal, Term
+from linrec.linear.rules.table import (
+    Builder,
+    aligned,
+    broadcast,
+    one_state,
+    rule,
+    scaled_by,
+    shape_of,
+    through,
+)
+from linrec.sizes import Dim
+
+
+@rule("mul")
+def _mul(op: Op, build: Builder) -> Form | Refusal:
+    found = one_state(op, build, 0, 1)
+    if isinstance(found, Refusal):
+        return found
+    place, form = found
+    other, shape = op.args[1 - place], shape_of(op)
+    terms = []
+    for term in broadcast(form, build.type(op.args[place]).shape, shape, build):
+        scaled = scaled_by(term, other, shape, build)
+        assert scaled is not None
+        terms.append(scaled)
+    return through(op, build, place, form, tuple(terms))
+
+
+@rule("div")
+def _div(op: Op, build: Builder) -> Form | Refusal:
+    if build.form(op.args[1]) is not None:
+        return Refusal(
+            "LR1202", op.result, "the state stands in a denominator", "divide by something computed from the input"
+        )
+    if dict(op.attrs).get("rounding_mode") is not None:
+        return Refusal("LR1208", op.result, "the state is rounded by a division", "use true division")
+    form, shape = build.form(op.args[0]), shape_of(op)
+    assert form is not None
+    terms = []
+    for term in broadcast(form, build.type(op.args[0]).shape, shape, build):
+        scaled = scaled_by(term, op.args[1], shape, build, inverse=True)
+        assert scaled is not None
+        terms.append(scaled)
+    return through(op, build, 0, form, tuple(terms))
+
+
+@rule("addcmul")
+def _addcmul(op: Op, build: Builder) -> Form | Refusal:
+    product = Op(f"{op.result}.product", "mul", op.args[1:3], (), op.type, op.time, (), op.source)
+    if any(build.form(a) is not None for a in op.args[1:3]):
+        form = _mul(product, build)
+        if isinstance(form, Refusal):
+            return replace(form, op=op.result)
+    else:
+        form = Form((), build.make("mul", op.args[1:3], build.type(op.args[1])))
+    scale = dict(op.attrs).get("value", 1)
+    base = build.form(op.args[0])
+    terms = tuple(t if scale == 1 else replace(t, factors=(*t.factors, Factor(scale))) for t in form.terms)
+    own = () if base is None else broadcast(base, build.type(op.args[0]).shape, shape_of(op), build)
+    left = op.args[0] if base is None else base.offset
+    offset = left if form.offset is None else form.offset if left is None and scale == 1 else None
+    if form.offset is not None and (left is not None or scale != 1):
+        assert isinstance(op.type, Type)
+        offset = build.make("add", (0 if left is None else left, form.offset), op.type, (("alpha", scale),))
+    return Form((*own, *terms), offset)
+
+
+@rule("linear")
+def _linear(op: Op, build: Builder) -> Form | Refusal:
+    # y[..., o] = sum_i x[..., i] W[o, i] + b[o]
+    x, weight = op.args[:2]
+    bias = op.args[2] if len(op.args) > 2 else dict(op.attrs).get("bias")
+    if build.form(weight) is not None or (bias is not None and build.form(bias) is not None):
+        return Refusal("LR1203", op.result, "the state is the weight of `linear`")
+    form = build.form(x)
+    assert form is not None
+    terms = _contracted(form.terms, -1, weight, build.type(weight).shape, (1, 0), build)
+    if form.offset is not None:
+        return Form(terms, build.clone(op, (form.offset, *op.args[1:])))
+    return Form(terms, bias)
+
+
+def _contracted(
+    terms: tuple[Term, ...], axis: int, matrix: Arg, shape: tuple[Dim, ...], order: tuple[int, int], build: Builder
+) -> tuple[Term, ...]:
+    """Sum `axis` against axis order[0] of a matrix; its axis order[1] takes the place of `axis`."""
+    new: list[Term] = []
+    for term in terms:
+        out = build.labels.axis(shape[order[1]])
+        pair = (term.axes[axis], out) if order == (0, 1) else (out, term.axes[axis])
+        axes = list(term.axes)
+        axes[axis] = out
+        new.append(replace(term, axes=tuple(axes), factors=(*term.factors, Factor(matrix, pair))))
+    return tuple(new)
+
+
+@rule("matmul", "mm", "bmm", "mv")
+def _matmul(op: Op, build: Builder) -> Form | Refusal:
+    found = one_state(op, build, 0, 1)
+    if isinstance(found, Refusal):
+        return found
+    place, form = found
+    left, right = (build.type(a).shape for a in op.args[:2])
+    other = op.args[1 - place]
+    batch = shape_of(op)[: len(shape_of(op)) - (len(left) > 1) - (len(right) > 1)]
+    terms: list[Term] = []
+    for term in form.terms:
+        terms.append(_product(term, place, (left, right)[place], (left, right)[1 - place], other, batch, build))
+    return through(op, build, place, form, tuple(terms))
+
+
+def _product(
+    term: Term,
+    place: int,
+    mine: tuple[Dim, ...],
+    other: tuple[Dim, ...],
+    value: Arg,
+    batch: tuple[Dim, ...],
+    build: Builder,
+) -> Term:
+    """Matrix product with the state on side `place`; 1-d operands are vectors, batch axes broadcast."""
+    # X[..., i, j] Y[..., j, k]: j is summed; a vector on the left has no i, on the right no k
+    summed_mine = len(mine) - 1 if place == 0 or len(mine) == 1 else len(mine) - 2
+    kept_mine = None if len(mine) == 1 else (len(mine) - 2 if place == 0 else len(mine) - 1)
+    j = term.axes[summed_mine]
+    kept_other = build.labels.axis(other[-1] if place == 0 else other[-2]) if len(other) > 1 else None
+    own_batch = aligned(term.axes[:-2] if len(mine) > 1 else (), mine[:-2] if len(mine) > 1 else (), batch, build)
+    sizes = other[:-2] if len(other) > 1 else ()
+    coefficient_batch = tuple(
+        () if size == 1 else axis for size, axis in zip(sizes, own_batch[len(batch) - len(sizes) :], strict=True)
+    )
+    if kept_other is None:
+        matrix: tuple[Axis, ...] = (j,)
+    else:
+        matrix = (j, kept_other) if place == 0 else (kept_other, j)
+    mine_out = () if kept_mine is None else (term.axes[kept_mine],)
+    other_out = () if kept_other is None else (kept_other,)
+    tail = mine_out + other_out if place == 0 else other_out + mine_out
+    return replace(
+        term, axes=(*own_batch, *tail), factors=(*term.factors, Factor(value, (*coefficient_batch, *matrix)))
+    )
+
+
+@rule("addmm", "baddbmm")
+def _addmm(op: Op, build: Builder) -> Form | Refusal:
+    attrs = dict(op.attrs)
+    beta, alpha = attrs.get("beta", 1), attrs.get("alpha", 1)
+    product = Op(f"{op.result}.product", "matmul", op.args[1:3], (), op.type, op.time, (), op.source)
+    base = build.form(op.args[0])
+    if any(build.form(a) is not None for a in op.args[1:3]):
+        form = _matmul(product, build)
+        if isinstance(form, Refusal):
+            return replace(form, op=op.result)
+    else:
+        assert isinstance(op.type, Type)
+        form = Form((), build.make("matmul", op.args[1:3], op.type))
+    own = () if base is None else broadcast(base, build.type(op.args[0]).shape, shape_of(op), build)
+    left = op.args[0] if base is None else base.offset
+    assert isinstance(op.type, Type)
+    terms = (*(_times(t, beta) for t in own), *(_times(t, alpha) for t in form.terms))
+    scaled = [
+        value if value is None or scale == 1 else build.make("mul", (value, scale), op.type)
+        for value, scale in ((left, beta), (form.offset, alpha))
+    ]
+    if None in scaled:
+        return Form(terms, next((v for v in scaled if v is not None), None))
+    return Form(terms, build.make("add", (scaled[0], scaled[1]), op.type))
+
+
+def _times(term: Term, number: Arg) -> Term:
+    return term if number == 1 else replace(term, factors=(*term.factors, Factor(number)))
+
+
+@rule("einsum")
+def _einsum(op: Op, build: Builder) -> Form | Refusal:
+    equation, operands = op.args[0], op.args[1]
+    assert isinstance(equation, str) and isinstance(operands, tuple)
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    parts = inputs.split(",")
+    letters = "".join(parts)
+    if not arrow:
+        output = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    places = [i for i, operand in enumerate(operands) if build.form(operand) is not None]
+    if "." in equation or any(len(set(p)) != len(p) for p in parts):
+        return Refusal("LR1299", op.result, "no rule for `einsum` with `...` or a repeated index")
+    if len(places) != 1:
+        return Refusal("LR1201", op.result, "`einsum` multiplies the state with itself")
+    (place,) = places
+    form = build.form(operands[place])
+    assert form is not None
+    sizes: dict[str, Dim] = {}
+    for part, operand in zip(parts, operands, strict=True):
+        for letter, size in zip(part, build.type(operand).shape, strict=True):
+            sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
+    terms: list[Term] = []
+    for term in form.terms:
+        named = dict(zip(parts[place], term.axes, strict=True))
+        for letter, size in zip(parts[place], build.type(operands[place]).shape, strict=True):
+            if size != sizes[letter]:
+                named[letter] = build.labels.axis(sizes[letter])
+        for letter in letters:
+            if letter not in named:
+                named[letter] = build.labels.axis(sizes[letter])
+        factors = list(term.factors)
+        for i, (part, operand) in enumerate(zip(parts, operands, strict=True)):
+            if i != place:
+                shape = build.type(operand).shape
+                axes = tuple(() if size == 1 else named[c] for c, size in zip(part, shape, strict=True))
+                factors.append(Factor(operand, axes))
+        terms.append(replace(term, axes=tuple(named[c] for c in output), factors=tuple(factors)))
+    if form.offset is None:
+        return Form(tuple(terms))
+    again = tuple(form.offset if i == place else o for i, o in enumerate(operands))
+    return Form(tuple(terms), build.clone(op, (equation, again)))

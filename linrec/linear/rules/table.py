@@ -1,0 +1,160 @@
+"""The operator table: which operators keep a value affine in the state, and why others do not.
+
+A rule takes the op and the forms of its arguments and gives the form of the result or a refusal.
+An operator without a rule is refused by name; linearity is never guessed from numbers (a numeric
+test would take `round` and `detach` for linear). Adding an operator is adding a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from linrec.dtypes import LONG
+from linrec.ir import Arg, Atom, Op, Type, Use
+from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.sizes import Dim
+
+
+class Builder(Protocol):
+    """What a rule may ask of the analysis."""
+
+    labels: Labels
+
+    def form(self, arg: Arg) -> Form | None:
+        """The form of an argument, or None if it does not depend on the state."""
+
+    def type(self, arg: Arg) -> Type:
+        """The type of an argument; numbers are scalars."""
+
+    def clone(self, op: Op, args: tuple[Arg, ...]) -> Arg:
+        """The same operator on other arguments: how offsets are carried along."""
+
+    def make(self, kind: str, args: tuple[Arg, ...], type_: Type, attrs: tuple[tuple[str, Arg], ...] = ()) -> Arg:
+        """A new op on values that do not depend on the state."""
+
+
+Rule = Callable[[Op, Builder], Form | Refusal]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operators."""
+
+    def add(function: Rule) -> Rule:
+        for kind in kinds:
+            RULES[kind] = function
+        return function
+
+    return add
+
+
+def apply(op: Op, build: Builder) -> Form | Refusal:
+    """The form of `op`, whose arguments include values that depend on the state."""
+    found = RULES.get(op.kind)
+    if found is not None:
+        result = found(op, build)
+        if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
+            return Refusal("LR1298", op.result, f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths")
+        return result
+    for code, (kinds, reason, help_) in _REFUSED.items():
+        if op.kind in kinds:
+            return Refusal(code, op.result, reason.format(op.kind), help_)
+    return Refusal("LR1299", op.result, f"no rule says what `{op.kind}` does to the state")
+
+
+_REFUSED: dict[str, tuple[frozenset[str], str, str]] = {
+    "LR1204": (
+        frozenset(
+            "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow square abs "
+            "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid reciprocal erf "
+            "sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign".split()
+        ),
+        "the state passes through `{}`",
+        "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
+    ),
+    "LR1205": (
+        frozenset("dropout native_dropout batch_norm native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout instance_norm".split()),
+        "`{}` acts on the state, and differs from call to call",
+        "apply it to the input or to the output",
+    ),
+    "LR1206": (
+        frozenset(["detach"]),
+        "`{}` cuts the gradient through the state, so values would be linear but gradients would not",
+        "drop it, or detach what is read from the state",
+    ),
+    "LR1207": (
+        frozenset("gt lt ge le eq ne where_state isnan logical_not logical_and logical_or heaviside".split()),
+        "the state is compared with `{}`",
+        "compute the condition from the input",
+    ),
+    "LR1208": (
+        frozenset("round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix hardshrink softshrink nan_to_num".split()),
+        "the state is rounded or bounded by `{}`",
+        "bound what is read from the state instead",
+    ),
+    "LR1209": (
+        frozenset("softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm linalg_vector_norm normalize std var logsumexp amax amin max min argmax cummax cumprod prod logcumsumexp".split()),
+        "the state is normalised or reduced by `{}`",
+        "normalise the input, or what is read from the state",
+    ),
+}  # fmt: skip
+
+
+def aligned(
+    axes: tuple[Axis, ...], shape: tuple[Dim, ...], target: tuple[Dim, ...], build: Builder
+) -> tuple[Axis, ...]:
+    """Axes broadcast to `target`: new labels where the value is repeated."""
+    padded = ((),) * (len(target) - len(shape)) + axes
+    sizes = (1,) * (len(target) - len(shape)) + shape
+    return tuple(
+        axis if size == want else build.labels.axis(want)
+        for axis, size, want in zip(padded, sizes, target, strict=True)
+    )
+
+
+def broadcast(form: Form, shape: tuple[Dim, ...], target: tuple[Dim, ...], build: Builder) -> tuple[Term, ...]:
+    if shape == target:
+        return form.terms
+    return tuple(replace(t, axes=aligned(t.axes, shape, target, build)) for t in form.terms)
+
+
+def scaled_by(term: Term, value: Arg, target: tuple[Dim, ...], build: Builder, *, inverse: bool = False) -> Term | None:
+    """The term times a coefficient that broadcasts against it; None if their axes are cut differently."""
+    if not isinstance(value, Use):
+        return replace(term, factors=(*term.factors, Factor(value, (), inverse)))
+    shape = build.type(value).shape
+    axes: list[Axis] = []
+    for size, axis in zip(shape, term.axes[len(term.axes) - len(shape) :], strict=True):
+        axes.append(() if size == 1 else axis)
+    return replace(term, factors=(*term.factors, Factor(value, tuple(axes), inverse)))
+
+
+def shape_of(op: Op) -> tuple[Dim, ...]:
+    assert isinstance(op.type, Type)
+    return op.type.shape
+
+
+def one_state(op: Op, build: Builder, *places: int) -> tuple[int, Form] | Refusal:
+    """The one argument among `places` that depends on the state."""
+    found = [(i, f) for i in places if i < len(op.args) and (f := build.form(op.args[i])) is not None]
+    if len(found) != 1:
+        return Refusal(
+            "LR1201", op.result, f"`{op.kind}` multiplies the state with itself",
+            "let one of the two be computed from the input",
+        )  # fmt: skip
+    return found[0]
+
+
+def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, ...]) -> Form:
+    """Terms mapped by a linear operator, and the offset by the operator itself."""
+    if form.offset is None:
+        return Form(terms)
+    args = tuple(form.offset if i == place else a for i, a in enumerate(op.args))
+    return Form(terms, build.clone(op, args))
+
+
+def dtype_of(op: Op) -> Arg:
+    assert isinstance(op.type, Type)
+    return Atom(LONG[op.type.dtype])
