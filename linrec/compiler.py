@@ -110,8 +110,10 @@ class Compiled:
             return None  # a size of one broadcasts: it is another program
         return lengths
 
-    def is_long_enough(self, lengths: Mapping[str, int]) -> bool:
-        """Are there as many steps as the loop treats specially at its ends, and more?"""
+    def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:
+        """Are there more steps than the loop treats specially, and no arguments that are written to and overlap?"""
+        if any(path.startswith("argument:") for path, _ in self.graph.effects) and _share_memory(tensors):
+            return False
         return lengths.get("T", 2) > 1 and all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times)
 
     def fits(self) -> bool:
@@ -136,6 +138,7 @@ class Engine:
     report: Report = field(default_factory=Report)
     captures: int = 0
     environment: Environment | None = None
+    _spec: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         raise TypeError("an engine belongs to one module; make a new one")
@@ -144,6 +147,7 @@ class Engine:
         if not is_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self.function(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
+        self._spec = spec
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors:
             return self.function(*args, **kwargs)
@@ -152,7 +156,7 @@ class Engine:
         for compiled in self.programs.get(key, ()):
             lengths = compiled.lengths(tensors)
             if lengths is not None and compiled.fits():
-                if compiled.rejected or not compiled.is_long_enough(lengths):
+                if compiled.rejected or not compiled.is_sound_for(tensors, lengths):
                     return self._original(args, kwargs)
                 if self.options.verify == "always":
                     self._verify(compiled, environment, args, kwargs, tensors)
@@ -218,7 +222,12 @@ class Engine:
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
         try:
-            return self._compile(environment, args, kwargs, tensors)
+            # a batch of one would hold the program to batches of one
+            wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
+            given = iter(wide)
+            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            a, k = pytree.tree_unflatten(again, spec)
+            return self._compile(environment, a, k, wide)
         except CaptureError as error:
             raise StateError(
                 "LR4005",
@@ -233,10 +242,11 @@ class Engine:
     def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
         try:
             outputs, effects = compiled.run(tensors)
-        except Exception as error:
-            names = ", ".join(f"{r.name} ({r.source})" for r in compiled.report.recurrences)
-            error.add_note(f"while running the compiled form of {self.name}; recurrences: {names}")
-            raise
+        except Exception as error:  # the original's own error, or its result
+            log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
+            given, spec = iter(tensors), self._spec
+            a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
+            return self._original(a, k)
         self._write_back(compiled, effects, tensors)
         results = list(outputs)
         for path, use in compiled.graph.effects:  # an argument that is written to and returned is the same tensor
@@ -278,7 +288,9 @@ class Engine:
         if shapes in refused or len(refused) >= _MAX_ATTEMPTS:
             return self._original(args, kwargs)
         try:
-            compiled = self._compile(environment, args, kwargs, tensors)
+            # a caller's hooks on saved tensors (checkpointing) see the program itself only
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                compiled = self._compile(environment, args, kwargs, tensors)
         except CaptureError as error:
             refused.add(shapes)
             self._refuse(error)
@@ -295,7 +307,7 @@ class Engine:
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)
-        if lengths is None or not compiled.is_long_enough(lengths):  # too short for what the loop does at its ends
+        if lengths is None or not compiled.is_sound_for(tensors, lengths):
             return self._original(args, kwargs)
         if self.options.verify != "off" and not self._verify(compiled, environment, args, kwargs, tensors):
             self.programs[key].remove(compiled)
@@ -396,7 +408,8 @@ class Engine:
                 return False
             cut, ran = tensors, steps or ran  # it cannot run short
         try:
-            found = compare(original, emitted, cut, parameters, ran)
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                found = compare(original, emitted, cut, parameters, ran)
         except Exception as error:
             first = str(error).splitlines()[0][:200] if str(error) else ""
             found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {first}")
@@ -412,6 +425,23 @@ class Engine:
                 found.note,
             )
         return True
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _share_memory(tensors: list[Tensor]) -> bool:
+    """Do two arguments share storage? A write to one would be a write to the other."""
+    if len(tensors) == 1:
+        return False
+    places = [x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and not _is_wrapped(x)]
+    held = [p for p in places if p]
+    return len(set(held)) < len(held)
+
+
+def _is_wrapped(x: Tensor) -> bool:
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:

@@ -38,6 +38,13 @@ class ChooseForm(Pass):
         wanted = context.forms if isinstance(context.forms, str) else context.forms.get(recurrence.name, "auto")
         if recurrence.kind == "nonlinear" or wanted == "sequential":
             return replace(recurrence, form="sequential")
+        types = [graph.op(s).type for s in recurrence.states]
+        if any(not isinstance(t, Type) or (t.dtype[0] not in "fc" and t.dtype != "bf16") for t in types):
+            return replace(
+                recurrence, form="sequential", code="LR2002",
+                reason="linear, but its state is made of integers, which parallel forms would round or overflow otherwise",
+                help="make the state floating point",
+            )  # fmt: skip
         system = system_of(graph, recurrence) if recurrence.kind == "lti" else None
         if not isinstance(system, System) or wanted in ("scan", "associative"):
             return self._varying(graph, recurrence, context)

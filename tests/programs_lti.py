@@ -1033,6 +1033,14 @@ def reset_by_mask(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
+@ltv(X, D, Spec(("B",), low=1.0, scale=9.0))
+def held_after_its_length(x: Tensor, a: Tensor, length: Tensor) -> Tensor:
+    h = zeros(x)
+    for t in range(x.shape[1]):
+        h = torch.where((t < length)[:, None], a * h + x[:, t], h)
+    return h
+
+
 @ltv(X, X, X, X)
 def gated_attention(q: Tensor, k: Tensor, v: Tensor, z: Tensor) -> Tensor:
     s = q.new_zeros(q.shape[0], 3, 3)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from contract import converted, run, same, same_run
 from programs_lti import LTI, zeros
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import linrec
 
@@ -301,6 +302,31 @@ def test_returned_tensors_may_be_overwritten() -> None:
             same((out, last), free_run(x, a))
             out.zero_()
             last.zero_()
+
+
+class OnItsClass(nn.Module):
+    """The coefficient and the step live on the class."""
+
+    rate = 0.9
+
+    def step(self, h: Tensor, x_t: Tensor) -> Tensor:
+        return self.rate * h + x_t
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = zeros(x)
+        for x_t in x.unbind(1):
+            h = self.step(h, x_t)
+        return h
+
+
+def test_class_attributes_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, model = twins(OnItsClass)
+    same_run(net, model, signal(2, 9, 3))
+    monkeypatch.setattr(OnItsClass, "rate", 0.2)
+    same_run(net, model, signal(2, 9, 3))
+    monkeypatch.setattr(OnItsClass, "step", lambda self, h, x_t: -0.5 * h - x_t)
+    same_run(net, model, signal(2, 20, 3))
+    converted(net)
 
 
 # ---- globals, closures, default arguments ------------------------------------------------------------
@@ -817,6 +843,70 @@ def test_mutated_inputs() -> None:
         got, want = fill(x, buffer), fills_a_given_output(x, other)
         same((got, buffer), (want, other))
         assert got is buffer
+
+
+@pytest.mark.parametrize("aliased_first", [False, True])
+def test_arguments_that_share_memory(aliased_first: bool) -> None:
+    fn = linrec.compile(fills_a_given_output)
+    if not aliased_first:
+        fn(signal(2, 9, 3, grad=False), signal(2, 9, 3, grad=False))
+    one = signal(2, 12, 3, grad=False)
+    two = one.clone()
+    fn(one[:, :9], one[:, 3:])
+    fills_a_given_output(two[:, :9], two[:, 3:])
+    same(one, two)
+    fn(one, one)
+    fills_a_given_output(two, two)
+    same(one, two)
+
+
+class NormAfter(nn.Module):
+    """Batch normalisation in training, after the loop or in it: its buffers are written in place."""
+
+    def __init__(self, inside: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = zeros(x)
+        for x_t in x.unbind(1):
+            h = 0.9 * h + (self.norm(x_t) if self.inside else x_t)
+        out: Tensor = h if self.inside else self.norm(h)
+        return out
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_batch_norm_in_training(inside: bool) -> None:
+    net, model = twins(lambda: NormAfter(inside))
+    for steps in (9, 9, 25):
+        same_run(net, model, signal(4, steps, 3))
+        same(dict(net.state_dict()), dict(model.state_dict()), "buffers")
+    report = linrec.explain(model, signal(4, 9, 3))
+    assert report.recurrences or (report.code and report.reason)
+    same(dict(net.state_dict()), dict(model.state_dict()), "buffers")
+    if not inside:
+        converted(net)
+
+
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=slow)])
+def test_inside_a_checkpoint(reentrant: bool) -> None:
+    case = LTI["diagonal"]
+    fn = linrec.compile(case.make())
+    found: list[Any] = []
+    for steps in (9, 20):
+        x, a = case.args(2, steps)
+        got = checkpoint(fn, x, a, use_reentrant=reentrant)
+        want = case.make()(x, a)
+        same(got, want)
+        for out in (got, want):
+            x.grad = a.grad = None
+            out.sum().backward()
+            grads = x.grad, a.grad
+            assert grads[0] is not None
+            found.append(grads)
+        same(found[-2], found[-1])
+    converted(fn)
 
 
 @pytest.mark.parametrize("make", [Leaky, KeepsState, lambda: LTI["CellsInModuleList"].make()])

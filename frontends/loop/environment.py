@@ -146,6 +146,16 @@ def _module(module: nn.Module, path: str, found: Environment, seen: set[int]) ->
     for name, value in list(vars(module).items()):
         if name not in _PRIVATE and not name.startswith("_linrec"):
             _value(partial(vars(module).get, name), value, dot + name, found, seen)
+    for kind in type(module).__mro__:
+        if _is_library(kind.__module__):
+            continue
+        for name, value in vars(kind).items():
+            if not name.startswith(("__", "_linrec")) and not isinstance(value, property | staticmethod | classmethod):
+                where = f"{path}::{kind.__name__}.{name}"
+                if isinstance(value, types.FunctionType):
+                    found.values.setdefault(where, partial(vars(kind).get, name))
+                else:
+                    _value(partial(vars(kind).get, name), value, where, found, seen)
     for name, child in module._modules.items():
         if child is not None:
             _module(child, dot + name, found, seen)

@@ -304,6 +304,13 @@ def _normalise(flat: Flat) -> Flat:
             dim = whole.args[1] if whole.kind == "unbind" and len(whole.args) > 1 else dict(whole.attrs).get("dim", 0)
             if whole.kind == "unbind":
                 op = replace(op, kind="select", args=(whole.args[0], dim, op.args[1]))
+            elif (
+                whole.kind == "broadcast_tensors"
+                and isinstance(whole.args[0], tuple)
+                and isinstance(op.args[1], int)
+                and isinstance(op.type, Type)
+            ):
+                op = replace(op, kind="expand", args=(whole.args[0][op.args[1]], op.type.shape))
             elif whole.kind in _SPLITS:
                 op = _piece(op, whole)
         ops.append(op)

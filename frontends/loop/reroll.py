@@ -158,6 +158,7 @@ def _from_numbers(flat: Flat, repeat: Repeat) -> Repeat:
         return repeat
     numbers = False
     turned: list[Op] = []
+    made = {op.result for op in flat.ops[first : repeat.start + repeat.period]}
     inside = {op.result for op in flat.ops[repeat.start : repeat.start + repeat.period]}
     for before, after in zip(flat.ops[first : repeat.start], flat.ops[repeat.start :], strict=False):
         if _is_turned(before, after, inside):
@@ -169,6 +170,8 @@ def _from_numbers(flat: Flat, repeat: Repeat) -> Repeat:
         for old, new in zip(before.args, after.args, strict=True):
             number = isinstance(new, Use) and isinstance(old, int | float) and not isinstance(old, bool)
             numbers |= number
+            if isinstance(new, Use) and new.name not in made and old != new:
+                return repeat  # what the loop reads of outside, this step does not
             if not number and _skeleton(old) != _skeleton(new):
                 return repeat
     if not numbers:

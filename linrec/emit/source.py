@@ -231,6 +231,11 @@ class _Emitter:
                     edges.add_edges_from(
                         (i.name, op.result) for i in uses_in(self.by_name[u.name].init) if i.name in self.by_name
                     )
+        # the parts of an op with several results belong to the loop that the op is in
+        for component in list(nx.strongly_connected_components(edges)):
+            if len(component) > 1:
+                for reader in (r for n in component for r in self.readers.get(n, []) if r.kind == "getitem"):
+                    edges.add_edges_from((reader.result, u.name) for u in reader.uses())
         place = {op.result: i for i, op in enumerate(self.graph.ops)}
         joined = nx.condensation(edges)
         first = {c: min(place[n] for n in joined.nodes[c]["members"]) for c in joined}
