@@ -36,6 +36,7 @@ from linrec.verification import STEPS, compare
 
 log = logging.getLogger("linrec")
 _enabled: ContextVar[bool] = ContextVar("linrec_enabled", default=True)
+_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _MAX_ATTEMPTS = 8  # captures that may fail for arguments of one kind before they are no longer tried
 
 
@@ -242,7 +243,7 @@ class Engine:
     def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
         try:
             outputs, effects = compiled.run(tensors)
-        except Exception as error:  # the original's own error, or its result
+        except _FAILURES as error:  # the original's own error, or its result
             log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
             given, spec = iter(tensors), self._spec
             a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)

@@ -568,7 +568,7 @@ class _Reroller:
         )
 
 
-_NUMERIC = frozenset({"mul", "add", "sub", "div", "pow", "rsub", "lerp", "full_like"})
+_NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())
 
 
 def _progression(values: Sequence[Arg]) -> int | None:

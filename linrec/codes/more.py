@@ -18,7 +18,8 @@ Cure: write the step with torch's operators, or call the other one outside the l
     "LR0411": Code(
         "a write in place that linrec cannot follow",
         """\
-Writes to tensors become new values; that works through indices, slices, views and transposes of them, not
+Writes to tensors become new values; that works through indices, slices, views and transposes of
+them, not
 through every view there is.
 
     torch.add(h, x[:, t], out=h)
@@ -31,7 +32,8 @@ Cure: write the new value out of place.
     "LR0412": Code(
         "the program is another one at another length",
         """\
-Traces at a few lengths must be one loop with other sizes. Here something else differs: the number of loops, a
+Traces at a few lengths must be one loop with other sizes. Here something else differs: the number
+of loops, a
 constant, a shape that is no polynomial in the sizes.
 
     for t in range(0, x.shape[1], 2): ...        # ceil(T / 2) steps
@@ -57,7 +59,8 @@ Cure: combine the coefficients first.
     "LR2003": Code(
         "linear, but a parallel form would cost more than the loop",
         """\
-A dense transition that varies over time is scanned by multiplying n x n matrices, n^3 operations a step against
+A dense transition that varies over time is scanned by multiplying n x n matrices, n^3 operations
+a step against
 n^2 in the loop. Beyond n = 128 that does not pay on a CPU.
 
     h = torch.einsum("bij,bj->bi", A[:, t], h) + x[:, t]      # n = 512
@@ -68,7 +71,8 @@ Cure: give the transition a structure: diagonal, the same at every step, or smal
     "LR4004": Code(
         "a recurrent form needs a loop over every step",
         """\
-The first steps of this loop are special (it starts at 1 or 2, or from None), so one step does not describe the
+The first steps of this loop are special (it starts at 1 or 2, or from None), so one step does not
+describe the
 program yet.
 
     y = [x[:, 0]]
@@ -98,8 +102,13 @@ Cure: call it first, or give example inputs.
     "LR9001": Code(
         "a proof and a test disagree",
         """\
-The operator table calls this recurrence linear, the numeric superposition test does not. Nothing was rewritten and
-the loop runs as written; this is a defect of linrec. Please report it with the program.
+The operator table calls this recurrence linear, the numeric superposition test does not. Nothing
+was rewritten and
+the loop runs as written; this is a defect of linrec.
+
+    linrec explain net.py:Net --input "f32[8,784,1]"
+
+Cure: none on your side; please report the program and what this prints.
 """,
     ),
 }

@@ -179,6 +179,8 @@ class Program:
         smallest, multiple: the lengths that the program can run.
         also: further lengths to try after the usual ones.
         training: whether modules are in training mode.
+        tolerance: the error allowed, beside 1 + the largest value.
+        gradients: whether the original itself can be differentiated; if not, it is called without gradients.
         file: where the program is written.
     """
 
@@ -192,6 +194,8 @@ class Program:
     also: tuple[int, ...] = ()
     training: bool = False
     many: bool = False
+    tolerance: float = 1e-8
+    gradients: bool = True
     file: str = ""
 
     def length(self, wanted: int) -> int:
@@ -227,6 +231,8 @@ def program(
     also: Sequence[int] = (),
     training: bool = False,
     many: bool = False,
+    tolerance: float = 1e-8,
+    gradients: bool = True,
     name: str = "",
 ) -> Callable[[Made], Made]:
     """Register a function, or an `nn.Module` class that is built without arguments."""
@@ -258,6 +264,8 @@ def program(
             tuple(also),
             training,
             many,
+            tolerance,
+            gradients,
             made.__module__.rpartition(".")[2] + ".py",
         )
         return made

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from programs import A, D, TX, X, decays, linear, lti, ltv, matrix, normal, program
 from torch import Tensor, nn
+
+from programs import TX, A, D, X, decays, linear, lti, ltv, matrix, normal, program
 
 
 @program(X, D, expect=lti("diagonal"))
@@ -156,7 +157,7 @@ def for_enumerate(x: Tensor, a: Tensor) -> Tensor:
 @program(X, D, expect=lti("diagonal"))
 def for_split(x: Tensor, a: Tensor) -> Tensor:
     h, ys = torch.zeros_like(x[:, :1]), []
-    for u in x.split(1, dim=1):
+    for u in x.split(1, dim=1):  # type: ignore[no-untyped-call]
         h = a * h + u
         ys.append(h)
     return torch.cat(ys, dim=1)
@@ -384,7 +385,7 @@ def euler_substeps(x: Tensor, k: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
-@program(normal("B", "T"), decays("B"), expect=lti(*("scalar", "diagonal")), many=True)
+@program(normal("B", "T"), decays("B"), expect=lti("scalar", "diagonal"), many=True)
 def loop_over_batch(x: Tensor, a: Tensor) -> Tensor:
     rows = []
     for b in range(x.shape[0]):
@@ -430,6 +431,23 @@ def helper_function_takes_the_step(x: Tensor, a: Tensor) -> Tensor:
         state = step(state, u)
         ys.append(state)
     return torch.stack(ys, 1)
+
+
+def over_time(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A user's own scan, as a decorator that keeps the name of what it decorates."""
+
+    @functools.wraps(step)
+    def run(x: Tensor, *rest: Tensor) -> Tensor:
+        h = torch.zeros_like(x[:, 0])
+        return torch.stack([h := step(h, u, *rest) for u in x.unbind(1)], 1)
+
+    return run
+
+
+@program(X, D, expect=lti("diagonal"))
+@over_time
+def loop_in_a_decorator(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
+    return a * h + u
 
 
 @program(normal("B", "T", "T"), decays(), expect=lti("scalar", "diagonal"), many=True, smallest=2)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from programs import A, COUPLED, D, SCALED, X, decays, linear, lti, matrix, normal, program
 from torch import Tensor, nn
+
+from programs import COUPLED, SCALED, A, D, X, decays, linear, lti, matrix, normal, program
 
 
 @program(X, D, D, expect=(lti("diagonal"), lti("diagonal")))
@@ -131,7 +132,7 @@ def deque_of_lags(x: Tensor, a: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
-@program(normal("B", "T"), normal("B", 4), expect=lti())
+@program(normal("B", "T"), normal("B", 4), expect=linear(), many=True)
 def ring_of_seasons(y: Tensor, first: Tensor) -> Tensor:
     """Seasonal naive smoothing with a Python list that is read and written at t % m."""
     m = 4
@@ -144,7 +145,7 @@ def ring_of_seasons(y: Tensor, first: Tensor) -> Tensor:
     return torch.stack(fitted, 1)
 
 
-@program(normal("B", "T"), normal("B", 3), expect=linear())
+@program(normal("B", "T"), normal("B", 3), expect=linear(), many=True)
 def ring_in_a_tensor(y: Tensor, first: Tensor) -> Tensor:
     m = 3
     season = first.clone()
@@ -155,8 +156,26 @@ def ring_in_a_tensor(y: Tensor, first: Tensor) -> Tensor:
     return torch.stack(fitted, 1)
 
 
-@program(X, D, expect=lti("diagonal"))
-def output_array_is_the_state(x: Tensor, a: Tensor) -> Tensor:
+@program(X, expect=lti("scalar"))
+def output_array_is_the_state(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, 0] = x[:, 0]
+    for t in range(1, x.shape[1]):
+        y[:, t] = 0.9 * y[:, t - 1] + x[:, t]
+    return y
+
+
+@program(X, D, expect=linear("diagonal"))
+def output_array_cloned_for_its_gradient(x: Tensor, a: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    for t in range(x.shape[1]):
+        y[:, t] = x[:, t] if t == 0 else a * y[:, t - 1].clone() + x[:, t]
+    return y
+
+
+@program(X, D, expect=lti("diagonal"), gradients=False)
+def output_array_without_gradients(x: Tensor, a: Tensor) -> Tensor:
+    """With gradients for `a` the program itself fails: what it saved was written to."""
     y = torch.zeros_like(x)
     y[:, 0] = x[:, 0]
     for t in range(1, x.shape[1]):
@@ -164,7 +183,7 @@ def output_array_is_the_state(x: Tensor, a: Tensor) -> Tensor:
     return y
 
 
-@program(normal("B", "T"), normal(2, scale=0.3), normal(2), expect=lti("companion"), smallest=3)
+@program(normal("B", "T"), normal(2, scale=0.3), normal(2), expect=lti("companion"), smallest=3, gradients=False)
 def output_array_read_at_two_lags(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     y = torch.zeros_like(x)
     y[:, :2] = x[:, :2]
@@ -178,7 +197,7 @@ def array_one_longer_than_time(x: Tensor, a: Tensor) -> Tensor:
     B, T, d = x.shape
     h = torch.zeros(B, T + 1, d, dtype=x.dtype)
     for t in range(T):
-        h[:, t + 1] = a * h[:, t] + x[:, t]
+        h[:, t + 1] = a * h[:, t].clone() + x[:, t]
     return h[:, 1:]
 
 
