@@ -383,7 +383,8 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     for op in ops:
         step = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
         for place, use in enumerate(op.uses()):
-            readers[step, place] += 1
+            # x[i, j] is an element of an element: reads of x itself do not count
+            readers[step, place] += op.result not in elements or use.name in elements
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
     held = Counter(roles.values())
