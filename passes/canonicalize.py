@@ -29,11 +29,11 @@ class Canonicalize(Pass):
         for op in graph.ops:
             target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
             fixed = op.kind == "clone" and op.result in returned
-            if isinstance(target, Use) and target.delay == 0 and not op.init and not fixed:
+            if isinstance(target, Use) and target.delay == 0 and not op.init and not fixed and context.allows(op.result):
                 same[op.result] = same.get(target.name, target)
             else:
                 kept.append(op)
-        filled = [_filled(op, graph) for op in kept]
+        filled = [new if (new := _filled(op, graph)) is not op and context.allows(op.result) else op for op in kept]
         if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")

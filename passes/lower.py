@@ -22,11 +22,12 @@ class Lower(Pass):
 
     name: ClassVar[str] = "lower"
     after: ClassVar[tuple[str, ...]] = ("choose-form",)
+    reassociates: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """One recurrence after the other."""
         for recurrence in graph.recurrences:
-            if recurrence.form == "sequential":
+            if recurrence.form in ("", "sequential") or not context.allows(recurrence.name):
                 continue
             if recurrence.form in ("scan", "associative"):
                 graph = lower_varying(graph, recurrence)

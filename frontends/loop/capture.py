@@ -51,7 +51,14 @@ class Capture:
     held: Unreadable | CaptureError | None = None
 
 
-def capture(function: Callable[..., Any], environment: Environment, args: Any, kwargs: Any, name: str) -> Capture:
+def capture(
+    function: Callable[..., Any],
+    environment: Environment,
+    args: Any,
+    kwargs: Any,
+    name: str,
+    steps: tuple[int, ...] = STEPS,
+) -> Capture:
     """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
     started = time.perf_counter()
     for path, module in environment.modules.items():
@@ -61,7 +68,7 @@ def capture(function: Callable[..., Any], environment: Environment, args: Any, k
                 help="remove the hooks, or call the submodule outside the compiled part",
             )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name)
+    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
     held: Unreadable | CaptureError | None = None
     found = tracer.time_axes()
     if found is not None:
@@ -85,6 +92,7 @@ class _Tracer:
     kwargs: Any
     shapes: Shapes
     name: str
+    steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
 
     def argument_names(self) -> list[str]:
@@ -151,7 +159,7 @@ class _Tracer:
     def time_axes(self) -> list[Axis] | None:
         """The axes along which the number of operators grows, or None."""
         for axes in self.candidates():
-            short, longer = (self.attempt(self.resized(axes, steps)) for steps in STEPS[:2])
+            short, longer = (self.attempt(self.resized(axes, steps)) for steps in self.steps[:2])
             if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
                 return axes
         return None
@@ -202,7 +210,7 @@ class _Tracer:
         """Which sizes to leave free: all of them, those that alone can change, none."""
         if groups:
             yield groups
-            base = self.resized(axes, STEPS[0])
+            base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
             single = {
                 name: group
@@ -227,9 +235,9 @@ class _Tracer:
         """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
         lengths: list[dict[str, int]] = []
-        for steps in STEPS:
+        for steps in self.steps:
             shapes = self.resized(axes, steps)
-            if steps == STEPS[-1]:
+            if steps == self.steps[-1]:
                 shapes = self.varied(free, shapes)
             trace = self.attempt(shapes)
             at = {"T": steps} | {name: shapes[group[0][0]][group[0][1]] for name, group in free.items()}
@@ -240,7 +248,7 @@ class _Tracer:
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
-            for flat, repeats in zip(flats, over_time(flats, STEPS), strict=True)
+            for flat, repeats in zip(flats, over_time(flats, self.steps), strict=True)
         ]
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
 
