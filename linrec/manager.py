@@ -62,6 +62,10 @@ class Context:
     hooks: Sequence[Hook] = ()
     by: str = ""
 
+    def fresh(self) -> Context:
+        """The same question, with nothing found yet."""
+        return Context(self.lengths, self.frozen, self.forms, superposition=self.superposition)
+
     def remark(self, kind: RemarkKind, where: str, message: str) -> None:
         """Say what was done or not done."""
         self.remarks.append(Remark(kind, where, message, self.by))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from linrec.debug.laws import check_laws
     from linrec.debug.reduction import reduce
     from linrec.debug.run import optimize
-    from linrec.debug.trace import trace
+    from linrec.debug.tracing import trace
     from linrec.debug.validation import VerifyEach, validate
 
 _HOME = {
@@ -28,7 +28,7 @@ _HOME = {
     "check_laws": "laws",
     "optimize": "run",
     "reduce": "reduction",
-    "trace": "trace",
+    "trace": "tracing",
     "validate": "validation",
 }
 

@@ -1,7 +1,8 @@
 """Draws: small inputs for a graph, the same for the same seed.
 
 Three kinds. Small integers make most programs exact in double precision, so that results can be compared bit by bit;
-positive integers keep logarithms, roots and quotients finite; small reals keep long products and exponentials so.
+positive integers keep logarithms, roots and quotients finite; small reals do the same for long products, with
+coefficients (inputs without an axis of time) so small that recurrences are stable.
 """
 
 from __future__ import annotations
@@ -82,12 +83,16 @@ def _tensor(i: Input, lengths: Mapping[str, int], kind: Kind, generator: torch.G
         return torch.randint(0, 2, shape, generator=generator, dtype=dtype)  # indices that every table has
     wide = torch.complex128 if dtype.is_complex else torch.float64
     if kind == "reals":
-        return torch.randn(shape, generator=generator, dtype=wide) * 0.5
+        return torch.randn(shape, generator=generator, dtype=wide) * (1.0 if _varies(i) else 0.3)
     low, high = (-3, 4) if kind == "integers" else (1, 4)
     real = torch.randint(low, high, shape, generator=generator).to(torch.float64)
     if not dtype.is_complex:
         return real
     return torch.complex(real, torch.randint(low, high, shape, generator=generator).to(torch.float64))
+
+
+def _varies(i: Input) -> bool:
+    return any("T" in names_of(d) for d in i.type.shape)
 
 
 def _names(graph: Graph) -> set[str]:

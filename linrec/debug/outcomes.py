@@ -109,13 +109,13 @@ def difference(old: Outcome, new: Outcome, *, exact: bool) -> Difference | None:
     if list(old.values) != list(new.values):
         return Difference("other outputs or effects", float("inf"), 0.0, "LR5001")
     for what, value in old.values.items():
-        found = _apart(value, new.values[what], exact)
+        found = _apart(value, new.values[what], exact, 0.0)
         if found is not None:
             return Difference(what, *found, "LR5001")
+    # gradients are sums over readers, which any pass may reorder; one of them may cancel to nothing
+    largest = max((_largest(g) for g in old.gradients.values() if g is not None), default=0.0)
     for what, gradient in old.gradients.items():
-        other = new.gradients.get(what)
-        # gradients are sums over readers, which any pass may reorder
-        found = _apart(*_present(gradient, other), False)
+        found = _apart(*_present(gradient, new.gradients.get(what)), False, largest)
         if found is not None:
             return Difference(f"gradient of %{what}", *found, "LR5002")
     return None
@@ -145,7 +145,12 @@ def _present(a: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, Tensor 
     return a, torch.zeros_like(a) if b is None and a is not None else b
 
 
-def _apart(a: Any, b: Any, exact: bool) -> tuple[float, float] | None:
+def _largest(a: Tensor) -> float:
+    finite = a[torch.isfinite(a)]
+    return float(finite.abs().amax()) if finite.numel() else 0.0
+
+
+def _apart(a: Any, b: Any, exact: bool, largest: float) -> tuple[float, float] | None:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return None if type(a) is type(b) and a == b else (float("inf"), 0.0)
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -159,6 +164,5 @@ def _apart(a: Any, b: Any, exact: bool) -> tuple[float, float] | None:
     if not bool((same | finite).all()):
         return float("inf"), 0.0
     error = float((a - b)[finite].abs().amax())
-    largest = float(a[torch.isfinite(a)].abs().amax())
-    allowed = 0.0 if exact else ROUNDING * torch.finfo(torch.float64).eps * max(largest, 1e-30)
+    allowed = 0.0 if exact else ROUNDING * torch.finfo(torch.float64).eps * max(_largest(a), largest, 1e-30)
     return None if error <= allowed else (error, allowed)

@@ -269,7 +269,7 @@ def lowered_without_initial_state(graph: Graph) -> Graph | None:
 
 @bug("lower", "leaky", "convolution")
 def response_is_late_by_one(graph: Graph) -> Graph | None:
-    return through(graph, "lti_convolution", 1, ("roll", ("it", (1,), (0,))))
+    return through(graph, "lti_spectrum", 0, ("roll", ("it", (1,), (0,))))
 
 
 @bug("lower", "resonator", "chunked")
