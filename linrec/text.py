@@ -51,6 +51,11 @@ def show(graph: Graph) -> str:
     return "\n".join(lines) + "\n}\n"
 
 
+def show_arg(arg: Arg) -> str:
+    """The text of one argument."""
+    return _arg(arg)
+
+
 def _where(given: Input) -> str:
     return "" if given.role == "input" and not given.path else f" = {given.role} {quoted(given.path)}"
 
