@@ -29,7 +29,13 @@ class Canonicalize(Pass):
         for op in graph.ops:
             target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
             fixed = op.kind == "clone" and op.result in returned
-            if isinstance(target, Use) and target.delay == 0 and not op.init and not fixed and context.allows(op.result):
+            if (
+                isinstance(target, Use)
+                and target.delay == 0
+                and not op.init
+                and not fixed
+                and context.allows(op.result)
+            ):
                 same[op.result] = same.get(target.name, target)
             else:
                 kept.append(op)

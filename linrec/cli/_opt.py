@@ -111,7 +111,9 @@ class Run:
 
     def _hooks(self) -> list[Hook]:
         hooks: list[Hook] = [self.measure]
-        printing = any((self.before, self.after, self.before_all, self.after_all, self.after_change, self.after_failure))
+        printing = any(
+            (self.before, self.after, self.before_all, self.after_all, self.after_change, self.after_failure)
+        )
         if printing:
             before = (*self.before, *(("all",) if self.before_all else ()))
             hooks.append(
@@ -179,4 +181,3 @@ class Run:
             Path(self.output).write_text(text + "\n")
         except OSError as error:
             raise Ending(f"{self.output}: {error.strerror}", "give a file that can be written") from error
-

@@ -230,4 +230,3 @@ def _far(a: Tensor, b: Tensor) -> bool:
         return False
     size = max(float(a.detach().abs().amax()), float(b.detach().abs().amax()), 1.0)
     return not float((a - b).detach().abs().amax()) <= ALLOWED * size
-

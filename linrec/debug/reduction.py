@@ -167,7 +167,9 @@ def _live(graph: Graph) -> Graph:
     ops = tuple(op for op in graph.ops if op.result in live)
     times = {op.time for op in ops}
     # lengths are read off the shapes of inputs
-    needed = {n for op in ops for n in _lengths(op)} | {n for t in graph.times if t.name in times for n in names_of(t.trip)}
+    needed = {n for op in ops for n in _lengths(op)} | {
+        n for t in graph.times if t.name in times for n in names_of(t.trip)
+    }
     inputs: list[Input] = []
     for i in sorted(graph.inputs, key=lambda i: i.name not in live):
         names = {n for d in i.type.shape for n in names_of(d)}

@@ -1,10 +1,10 @@
 """Reproducers: the text of a graph, under comments that say how it fails. One file, no weights, nothing to execute.
 
-    // linrec reproducer: LR5001 after lower
-    // passes: find-recurrences,prove-linear,choose-form,lower
-    // forms: auto
-    // draw: T=3, reals, seed 0
-    graph ...
+// linrec reproducer: LR5001 after lower
+// passes: find-recurrences,prove-linear,choose-form,lower
+// forms: auto
+// draw: T=3, reals, seed 0
+graph ...
 """
 
 from __future__ import annotations
