@@ -56,6 +56,11 @@ def show_arg(arg: Arg) -> str:
     return _arg(arg)
 
 
+def show_op(op: Op) -> str:
+    """The line of one op, without its indent."""
+    return _op(op).strip()
+
+
 def _where(given: Input) -> str:
     return "" if given.role == "input" and not given.path else f" = {given.role} {quoted(given.path)}"
 

@@ -85,7 +85,7 @@ def is_text(target: str) -> bool:
 def read_text(target: str) -> str:
     """The text of a .lir file, or of stdin for "-"."""
     if target == "-":
-        return click.get_text_stream("stdin").read()
+        return sys.stdin.read()
     try:
         return Path(target).read_text()
     except (OSError, UnicodeDecodeError) as error:

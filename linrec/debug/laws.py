@@ -72,7 +72,7 @@ def check_laws(
         reference = _cast(model, "float64") if isinstance(model, nn.Module) else model
         for seed in range(seeds):
             for n in steps:
-                given = _drawn(inputs, graph, n, dtype, seed)
+                given = drawn(inputs, graph, n, dtype, seed)
                 where = f"T={n}" + f", {dtype}" * bool(dtype) + f", seed {seed}" * (seeds > 1)
                 if "L1" in laws:
                     yield _same_function(original, made, reference, given, where, order)
@@ -90,7 +90,7 @@ def _cast(model: Any, dtype: str) -> Any:
     return copy.deepcopy(model).to(getattr(torch, dtype))
 
 
-def _drawn(inputs: Sequence[Any], graph: Graph, steps: int, dtype: str, seed: int) -> list[Any]:
+def drawn(inputs: Sequence[Any], graph: Graph, steps: int, dtype: str, seed: int) -> list[Any]:
     """Arguments like `inputs` at another length."""
     generator = torch.Generator().manual_seed(7919 * seed + steps)
     tensors = [x for x in inputs if isinstance(x, Tensor)]
