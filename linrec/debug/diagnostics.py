@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from linrec.ir import Graph
 from linrec.manager import Remark
 
-_EXPECTED = re.compile(r"//.*?expected-(error|remark)(?:@([+-][0-9]{1,6}|above|below))?\s*\{\{(.*?)\}\}")
+_EXPECTED = re.compile(r"expected-(error|remark)(?:@([+-][0-9]{1,6}|above|below))?\s*\{\{(.*?)\}\}")
 _MARK = re.compile(r"(?m)^// -----[^\n]*$")
 
 
@@ -47,7 +47,7 @@ def expectations(text: str) -> list[Diagnostic]:
     return [
         Diagnostic(kind, number + (near[at] if at in near else int(at)), words)
         for number, line in enumerate(text.split("\n"), 1)
-        for kind, at, words in (m.groups() for m in _EXPECTED.finditer(line))
+        for kind, at, words in (m.groups() for m in _EXPECTED.finditer(line.partition("//")[2]))
     ]
 
 
