@@ -2,7 +2,7 @@
 
 `parse` is total: text that is not a graph, or is the text of a graph that breaks a law of
 `linrec.ir`, raises an `IRSyntaxError` that says where, and nothing else. It never evaluates what it
-reads; work grows linearly with the length of the text, and nesting, numbers and degrees are
+reads; work grows linearly with the length of the text, and length, nesting, numbers and degrees are
 bounded. `show` refuses (VerifyError) only what those bounds could not read back.
 
     graph   = "graph" name "(" [input {"," input}] ")" "{" {statement newline} "}"
