@@ -53,7 +53,14 @@ class Capture:
     held: Unreadable | CaptureError | None = None
 
 
-def capture(function: Callable[..., Any], environment: Environment, args: Any, kwargs: Any, name: str) -> Capture:
+def capture(
+    function: Callable[..., Any],
+    environment: Environment,
+    args: Any,
+    kwargs: Any,
+    name: str,
+    steps: tuple[int, ...] = STEPS,
+) -> Capture:
     """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
     started = time.perf_counter()
     for path, module in environment.modules.items():
@@ -63,7 +70,7 @@ def capture(function: Callable[..., Any], environment: Environment, args: Any, k
                 help="remove the hooks, or call the submodule outside the compiled part",
             )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name)
+    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
     held: Unreadable | CaptureError | None = None
     found = tracer.time_axes()
     if found is not None:
@@ -87,6 +94,7 @@ class _Tracer:
     kwargs: Any
     shapes: Shapes
     name: str
+    steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
 
     def argument_names(self) -> list[str]:
@@ -153,7 +161,7 @@ class _Tracer:
     def time_axes(self) -> list[Axis] | None:
         """The axes along which the number of operators grows, or None."""
         for axes in self.candidates():
-            short, longer = (self.attempt(self.resized(axes, steps)) for steps in STEPS[:2])
+            short, longer = (self.attempt(self.resized(axes, steps)) for steps in self.steps[:2])
             if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
                 return axes
         return None
@@ -204,7 +212,7 @@ class _Tracer:
         """Which sizes to leave free and which to take for further time axes: all free; what one by one show; none."""
         if groups:
             yield groups, {}
-            base = self.resized(axes, STEPS[0])
+            base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
             free: Groups = {}
             growing: Groups = {}
@@ -240,11 +248,11 @@ class _Tracer:
         counts: list[dict[object, int]] = []
         limit = ATTEMPT_OPERATORS
         more = {self.shapes[i][d] for i, d in axes}
-        for turn, steps in enumerate(STEPS):
+        for turn, steps in enumerate(self.steps):
             shapes = self.resized(axes, steps)
             for group, others in zip(growing.values(), OTHER_STEPS, strict=False):
-                shapes = self.resized(group, others[turn], shapes)
-            if steps == STEPS[-1]:
+                shapes = self.resized(group, others[turn % len(others)], shapes)
+            if steps == self.steps[-1]:
                 shapes = self.varied(free, shapes)
             trace = self.attempt(shapes, limit)
             at = {"T": steps} | {n: shapes[group[0][0]][group[0][1]] for n, group in (free | growing).items()}
