@@ -303,8 +303,9 @@ class Engine:
         except Exception as error:
             # the program itself fails on these arguments: let it, in its own words
             refused.add(shapes)
-            log.info("%s: %s while capturing; running as written", self.name, type(error).__name__)
-            return self._original(args, kwargs)
+            result = self._original(args, kwargs)
+            self._refuse(CaptureError("LR9002", f"linrec itself failed with {type(error).__name__}: {error}"))
+            return result
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)

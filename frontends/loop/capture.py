@@ -29,6 +29,7 @@ STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at eit
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
+FEW_OPERATORS = 300  # after this many the next axis is tried first
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
 
 Axis = tuple[int, int]  # which tensor, which dimension
@@ -96,6 +97,7 @@ class _Tracer:
     name: str
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
+    cut: dict[tuple[tuple[int, ...], ...], int] = field(default_factory=dict)  # after how many operators, if cut off
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -138,7 +140,8 @@ class _Tracer:
     def attempt(self, shapes: Shapes, limit: int = ATTEMPT_OPERATORS) -> Trace | None:
         """A trace, or None where the program cannot run at these sizes in `limit` operators; remembered by sizes."""
         key = tuple(shapes)
-        if key not in self.tried:
+        if key not in self.tried or (self.tried[key] is None and limit > self.cut.get(key, limit)):
+            self.cut.pop(key, None)
             self.tried[key] = self.attempted(shapes, min(limit, ATTEMPT_OPERATORS))
         return self.tried[key]
 
@@ -151,6 +154,7 @@ class _Tracer:
         except CaptureError as error:
             if error.code != "LR0407":
                 raise
+            self.cut[tuple(shapes)] = limit
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
@@ -160,10 +164,14 @@ class _Tracer:
 
     def time_axes(self) -> list[Axis] | None:
         """The axes along which the number of operators grows, or None."""
-        for axes in self.candidates():
-            short, longer = (self.attempt(self.resized(axes, steps)) for steps in self.steps[:2])
-            if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
-                return axes
+        candidates = list(self.candidates())
+        # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
+        for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
+            for axes in candidates:
+                short = self.attempt(self.resized(axes, self.steps[0]), limit)
+                longer = short and self.attempt(self.resized(axes, self.steps[1]), limit)
+                if short and longer and len(longer.graph.nodes) > len(short.graph.nodes):
+                    return axes
         return None
 
     def candidates(self) -> Iterator[list[Axis]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
 from linrec.frontends.loop.environment import Environment
@@ -109,6 +110,11 @@ class _Flattener:
     def _captured(self, tensor: Any, literal: bool) -> Arg:
         if not isinstance(tensor, Tensor):
             raise CaptureError("LR0409", f"the program holds a {type(tensor).__name__} that is no tensor")
+        if isinstance(tensor, FakeTensor):
+            raise CaptureError(
+                "LR0409", "a value leaves the trace and comes back, as through `.data`, which no graph shows",
+                help="stay with torch's operators: `detach()` for `.data`",
+            )  # fmt: skip
         path = self.paths.get(id(tensor))
         key = _content(tensor) if literal and path is None else id(tensor)
         if key not in self.by_tensor:

@@ -35,6 +35,7 @@ _HIDDEN = tuple(
     f"{folder}/"
     for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, sysconfig.get_path("stdlib"))
 )
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _LAYERS = f"{_PACKAGE}/nn/"
 
 
@@ -148,6 +149,8 @@ class _Recorder(TorchFunctionMode):
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
+        if func == _DATA:  # its value has no node of its own; `detach` is what it computes
+            func = Tensor.detach
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException as error:

@@ -218,9 +218,12 @@ def _unlabelled(term: Term, axis: Axis) -> bool:
 def _linked(
     use: Use, recurrence: Recurrence, terms: dict[tuple[str, Use], list[Term]], types: dict[Use, Type], role: list[str]
 ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """Parts of a drive's or an output's axes: those of the state axes they share labels with."""
-    parts = [MIXED] * len(types[use].shape)
-    links: list[int | None] = [None] * len(parts)
+    """Parts of a drive's or an output's axes: those of the state axis that they pass to or from in every term.
+
+    An axis that passes in one term and is summed over, or made, in another is mixed: u @ W + u.
+    """
+    rank = len(types[use].shape)
+    found_at: list[set[int | None]] = [set() for _ in range(rank)]
     for (row, column), found in terms.items():
         for term in found:
             if column == use and row in recurrence.states:
@@ -230,10 +233,10 @@ def _linked(
             else:
                 continue
             for i, axis in enumerate(mine):
-                if axis and axis in theirs:
-                    links[i] = theirs.index(axis)
-                    parts[i] = role[theirs.index(axis)]
-    return tuple(parts), tuple(links)
+                if axis:
+                    found_at[i].add(theirs.index(axis) if axis in theirs else None)
+    links = tuple(next(iter(at)) if len(at) == 1 else None for at in found_at)
+    return tuple(MIXED if link is None else role[link] for link in links), links
 
 
 class Writer:

@@ -136,7 +136,31 @@ def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:
     given = build.type(op.args[place])
     if op.kind not in _ELEMENTWISE:
         offset = whole(offset, given, build)
-    return build.clone(op, tuple(offset if i == place else a for i, a in enumerate(op.args)))
+    args = tuple(offset if i == place else a for i, a in enumerate(op.args))
+    if op.kind not in _ELEMENTWISE:
+        return build.clone(op, args)
+    assert isinstance(op.type, Type)
+    return build.make(
+        op.kind, numbered(args, op.type.dtype, build), Type(op.type.dtype, joined_shape(args, build)), op.attrs
+    )
+
+
+def joined_shape(args: Iterable[Arg], build: Builder) -> tuple[Dim, ...]:
+    """The shape that values broadcast to: an offset may be smaller than the value it belongs to."""
+    shapes = [build.type(a).shape for a in args if isinstance(a, Use)]
+    rank = max(map(len, shapes), default=0)
+    joined: list[Dim] = [1] * rank
+    for shape in shapes:
+        for i, d in enumerate(shape, rank - len(shape)):
+            joined[i] = d if joined[i] == 1 else joined[i]
+    return tuple(joined)
+
+
+def numbered(args: tuple[Arg, ...], dtype: str, build: Builder) -> tuple[Arg, ...]:
+    """The arguments with a tensor in the first place, as most operators want it."""
+    if isinstance(args[0], int | float | complex) and not isinstance(args[0], bool):
+        return (build.filled(args[0], Type(dtype, ())), *args[1:])
+    return args
 
 
 def whole(offset: Arg, type_: Type, build: Builder) -> Arg:
