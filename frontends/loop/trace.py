@@ -6,6 +6,8 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import linecache
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -217,6 +219,11 @@ def _plain_errors() -> Iterator[None]:
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         file, line = user_place(error)
         branch = "item" not in str(error)
+        if file is not None and line is not None and re.search(r"\brange\(", linecache.getline(file, line)):
+            raise CaptureError(
+                "LR0303", "the number of steps depends on the values of a tensor", file=file, line=line,
+                help="loop over the whole axis, x.shape[1], and hold the state where a sequence has ended",
+            ) from error  # fmt: skip
         raise CaptureError(
             "LR0301",
             "the program needs the value of a tensor to go on" + ("" if branch else " (`item`, `bool` or a branch)"),
