@@ -44,7 +44,7 @@ def build(
             where = f"{reason.source.file.rpartition('/')[2]}:{reason.source.line}"
             text = f"holds for the sizes of this call only: what `{reason.name}` does at other steps or lengths cannot be read ({where})"
         else:
-            text = f"holds for the sizes of this call only: {reason.message}"
+            text = f"holds for the sizes of this call only: {reason.message} [{reason.code}]"
         report = replace(report, recurrences=[replace(r, notes=(*r.notes, text)) for r in found])
     return report
 

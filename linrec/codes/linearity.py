@@ -40,18 +40,16 @@ Cure: carry numerator and denominator as two linear states and divide the output
     "LR1203": Code(
         "the state is in its own coefficient",
         """\
-A gate that reads the state and multiplies the state makes the step nonlinear: the step can then not be
-composed with the next one before the state is known.
+A weight that reads the state and multiplies the state makes the step nonlinear: the step can then not be
+composed with the next one before the state is known. (A gate made by sigmoid of the state is LR1204.)
 
     for t in range(x.shape[1]):
-        z = torch.sigmoid(Wx(x[:, t]) + Uh(h))
-        h = z * h + (1 - z) * x[:, t]
+        h = torch.lerp(h, x[:, t], h)
 
-Cure: compute the gate from the input only (a different model: retrain).
+Cure: compute the weight from the input only (a different model: retrain).
 
     for t in range(x.shape[1]):
-        z = torch.sigmoid(Wx(x[:, t]))
-        h = z * h + (1 - z) * x[:, t]
+        h = torch.lerp(h, x[:, t], torch.sigmoid(x[:, t]))
 """,
     ),
     "LR1204": Code(
@@ -77,11 +75,11 @@ In training, dropout on the state draws random numbers at every step, and batch 
 state by statistics of itself.
 
     for t in range(x.shape[1]):
-        h = F.dropout(0.9 * h, 0.1, self.training) + x[:, t]
+        h = F.dropout(0.9 * h, 0.1, True) + x[:, t]
 
 Cure: let it act on the input or on the output. In eval mode both are linear and are converted.
 
-    x = F.dropout(x, 0.1, self.training)
+    x = F.dropout(x, 0.1, True)
     for t in range(x.shape[1]):
         h = 0.9 * h + x[:, t]
 """,
@@ -97,8 +95,11 @@ gradients are not those of a linear step. A parallel form would give the full gr
 
 Cure: detach between calls, not between steps, and carry the state.
 
-    y, state = rnn(x[:, :64], state=state)
-    state = tree_map(torch.Tensor.detach, state)         # torch.utils._pytree.tree_map
+    net = linrec.compile(decay)
+    rnn = net.recurrent(x)
+    y, state = rnn(x[:, :6])
+    state = tree_map(torch.Tensor.detach, state)   # torch.utils._pytree.tree_map
+    y, state = rnn(x[:, 6:], state=state)
 """,
     ),
     "LR1207": Code(
@@ -136,28 +137,30 @@ Cure: bound the step rather than the state: a decay below 1 and a bounded input 
 A norm, a layer normalisation or a softmax divides the state by a function of the state.
 
     for t in range(x.shape[1]):
-        h = F.layer_norm(0.9 * h + x[:, t], (8,))
+        h = F.layer_norm(0.9 * h + x[:, t], (4,))
 
 Cure: normalise what is read from the state (a different model: retrain).
 
     for t in range(x.shape[1]):
         h = 0.9 * h + x[:, t]
-        ys.append(F.layer_norm(h, (8,)))
+        ys.append(F.layer_norm(h, (4,)))
 """,
     ),
     "LR1210": Code(
         "an index is computed from the state",
         """\
-Where the step reads or writes depends on the state, as with argmax or a pointer. The place is not linear in
+Where the step reads or writes depends on the state, as with a pointer that moves. The place is not linear in
 the state, even where the values are.
 
+    p = torch.zeros(2, dtype=torch.int64)
     for t in range(x.shape[1]):
-        h = h.scatter_add(1, h.argmax(1, keepdim=True), x[:, t])
+        p = torch.index_select(key[:, t, 0] % 2, 0, p)
+        ys.append(p)
 
 Cure: compute the index from the input (a different model: retrain).
 
     for t in range(x.shape[1]):
-        h = h.scatter_add(1, key[:, t], x[:, t])
+        h = 0.5 * torch.index_select(h, 1, key[0, t]) + x[:, t]
 """,
     ),
     "LR1299": Code(
@@ -166,10 +169,13 @@ Cure: compute the index from the input (a different model: retrain).
 The operator may or may not be linear in the state; linrec has no rule for it, and guesses nothing.
 
     for t in range(x.shape[1]):
-        h = torch.special.some_operator(h) + x[:, t]
+        h = torch.special.entr(h) + x[:, t]
 
 Cure: write the step with operators that have a rule (sums, products with what does not depend on the state,
 matmul, einsum, conv, reshapes, permutes, indexing, stack, cat, where with a condition on the input).
+
+    for t in range(x.shape[1]):
+        h = 0.5 * h + torch.special.entr(x[:, t])
 """,
     ),
 }

@@ -10,36 +10,55 @@ CODES: dict[str, Code] = {
         """\
 linrec knows what torch's operators do to a state; an operator of another library may do anything.
 
-    h = other_library.op(h, x[:, t])
+    @torch.library.custom_op("other::halved", mutates_args=())
+    def halved(h: torch.Tensor) -> torch.Tensor:
+        return h * 0.5
+
+    @halved.register_fake
+    def _(h):
+        return torch.empty_like(h)
+
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = halved(h) + x[:, t]
+        return h
 
 Cure: write the step with torch's operators, or call the other one outside the loop.
+
+    for t in range(x.shape[1]):
+        h = h * 0.5 + x[:, t]
 """,
     ),
     "LR0411": Code(
         "a write in place that linrec cannot follow",
         """\
 Writes to tensors become new values; that works through indices, slices, views and transposes of
-them, not
-through every view there is.
+them, not through every view there is, nor through `out=`.
 
-    torch.add(h, x[:, t], out=h)
+    for t in range(x.shape[1]):
+        torch.add(0.9 * h, x[:, t], out=h)
 
 Cure: write the new value out of place.
 
-    h = h + x[:, t]
+    for t in range(x.shape[1]):
+        h = 0.9 * h + x[:, t]
 """,
     ),
     "LR0412": Code(
         "the program is another one at another length",
         """\
 Traces at a few lengths must be one loop with other sizes. Here something else differs: the number
-of loops, a
-constant, a shape that is no polynomial in the sizes.
+of loops, a constant, a shape that is no polynomial in the sizes. The program is then held to the sizes of the
+call and captured anew for others; the code stands in a note.
 
-    for t in range(0, x.shape[1], 2): ...        # ceil(T / 2) steps
+    for t in range(x.shape[1]):
+        h = 0.9 * h + x[:, t] / x.shape[1] ** 0.5
 
-The program is then held to the sizes of the call and captured anew for others.
-Cure: loop over x.shape[1], or cut the input before the call.
+Cure: compute with tensors what is no polynomial in the sizes, or do it outside.
+
+    for t in range(x.shape[1]):
+        h = 0.9 * h + x[:, t]
 """,
     ),
     "LR1297": Code(
@@ -60,44 +79,68 @@ Cure: mix along an axis that belongs to the model.
         """\
 The affine form keeps one term for each path from a state to the value; this step has more than 64.
 
-    for _ in range(7):
-        h = h @ A + h @ B                 # 2^7 paths
+    for t in range(x.shape[1]):
+        for _ in range(7):
+            h = h @ A + h @ B                      # 2^7 paths
+        h = h + x[:, t]
 
 Cure: combine the coefficients first.
 
     M = torch.linalg.matrix_power(A + B, 7)
-    h = h @ M
+    for t in range(x.shape[1]):
+        h = h @ M + x[:, t]
 """,
     ),
     "LR2003": Code(
         "linear, but a parallel form would cost more than the loop",
         """\
 A dense transition that varies over time is scanned by multiplying n x n matrices, n^3 operations
-a step against
-n^2 in the loop. Beyond n = 128 that does not pay on a CPU.
+a step against n^2 in the loop. Beyond n = 128 that does not pay on a CPU.
 
-    h = torch.einsum("bij,bj->bi", A[:, t], h) + x[:, t]      # n = 512
+    def net(x, A):                                 # A: (batch, time, 160, 160)
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = torch.einsum("bij,bj->bi", A[:, t], h) + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 12, 160), 0.01 * torch.randn(2, 12, 160, 160))
 
 Cure: give the transition a structure: diagonal, the same at every step, or small blocks.
+
+    def net(x, a):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = a[:, t] * h + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 12, 160), torch.rand(2, 12, 160))
 """,
     ),
     "LR4004": Code(
         "a recurrent form needs a loop over every step",
         """\
 The first steps of this loop are special (it starts at 1 or 2, or from None), so one step does not
-describe the
-program yet.
+describe the program yet.
 
-    y = [x[:, 0]]
-    for t in range(1, x.shape[1]):
-        y.append(a * y[-1] + x[:, t])
+    def net(x):
+        y = [x[:, 0]]
+        for t in range(1, x.shape[1]):
+            y.append(0.5 * y[-1] + x[:, t])
+        return torch.stack(y, 1)
+
+    rnn = linrec.compile(net).recurrent(x)         # raises StateError
 
 Cure: start from a state before the first step.
 
-    h = torch.zeros_like(x[:, 0])
-    for t in range(x.shape[1]):
-        h = a * h + x[:, t]
-        y.append(h)
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        y = []
+        for t in range(x.shape[1]):
+            h = 0.5 * h + x[:, t]
+            y.append(h)
+        return torch.stack(y, 1)
+
+    rnn = linrec.compile(net).recurrent(x)
 """,
     ),
     "LR4005": Code(
@@ -105,23 +148,43 @@ Cure: start from a state before the first step.
         """\
 The model was not called yet, or it could not be captured; the report says why.
 
-    rnn = linrec.compile(Net()).recurrent()
+    rnn = linrec.compile(decay).recurrent()        # raises StateError
 
 Cure: call it first, or give example inputs.
 
-    rnn = linrec.compile(Net()).recurrent(x)
+    rnn = linrec.compile(decay).recurrent(x)
 """,
     ),
     "LR9001": Code(
         "a proof and a test disagree",
         """\
 The operator table calls this recurrence linear, the numeric superposition test does not. Nothing
-was rewritten and
-the loop runs as written; this is a defect of linrec.
+was rewritten and the loop runs as written; this is a defect of linrec. The program plays it with a test that
+always fails.
 
-    linrec explain net.py:Net --input "f32[8,784,1]"
+    made = optimize(trace(decay, x), context=Context(superposition=lambda graph, recurrence: 1.0))
+    codes = [r.code for r in made.recurrences]
 
-Cure: none on your side; please report the program and what this prints.
+Cure: none on your side; please report the program and what `linrec explain --level 3` prints. The loop is
+right as it is.
+
+    made = optimize(trace(decay, x), context=Context(superposition=superposition))
+    codes = [r.code for r in made.recurrences]
+""",
+    ),
+    "LR9002": Code(
+        "a pass broke down",
+        """\
+A pass raised an error that is none of linrec's own. `linrec opt` then exits with 4 and writes a reproducer.
+
+    def wrong(graph):
+        raise KeyError("h")
+
+    codes = [validate(leaky, hooks=[Injected("cse", wrong)]).code]
+
+Cure: none on your side; please report the reproducer. Leaving the pass out goes round it.
+
+    codes = [validate(leaky, ["canonicalize", "dce"]) or ""]
 """,
     ),
     "LR9002": Code(

@@ -37,26 +37,144 @@ Cure: give it one step, or call the module itself to run all steps in parallel.
 An output needs inputs of later steps: a loop that runs backward, or a sum or mean over all of time
 that an earlier step reads. No step with a finite state can compute it.
 
-    for t in reversed(range(x.shape[1])):
-        h = 0.9 * h + x[:, t]
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in reversed(range(x.shape[1])):
+            h = 0.9 * h + x[:, t]
+        return h
+
+    rnn = linrec.compile(net).recurrent(x)         # raises StateError
 
 Cure: compile it for its parallel form, which looks ahead freely, or separate the part that does not.
 
-    net = linrec.compile(Net())          # works
-    rnn = net.recurrent(x)               # raises StateError
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in reversed(range(x.shape[1])):
+            h = 0.9 * h + x[:, t]
+        return h
+
+    y = linrec.compile(net)(x)
 """,
     ),
     "LR5001": Code(
-        "the parallel form and the original disagree",
+        "results disagree",
         """\
-On the first call the compiled program is compared with the original, on a part of the real input, and the
-difference was larger than rounding explains. From then on the original runs, so results stay right.
+Values differ by more than rounding explains: on the first call between the compiled program and the original
+(from then on the original runs, so results stay right), or in `linrec verify` before and after a pass. The program
+plays a defect of linrec: a coefficient that changes while passes run.
 
-    net = linrec.compile(Net())
-    net(x)                               # warns; net.report.verification says by how much
+    def wrong(graph):
+        return parse(show(graph).replace("0.9", "0.5"))
 
-Cure: this is a defect of linrec. `linrec.compile(net, forms={"r0": "sequential"})` keeps the one
-recurrence a loop while the others stay parallel.
+    with watching(Injected("cse", wrong)):
+        y = linrec.compile(decay)(x)               # warns; report.verification says by how much
+
+Cure: this is never your doing. One recurrence can stay a loop while the others are parallel; `linrec bisect` names the
+rewrite, `linrec reduce` makes the smallest program that shows it.
+
+    y = linrec.compile(decay, forms={"r0": "sequential"})(x)
+""",
+    ),
+    "LR5002": Code(
+        "gradients disagree",
+        """\
+Values agree and gradients do not: a pass cut one, or gave a derivative that is not that of the program. The program
+plays such a defect of linrec.
+
+    def wrong(graph):
+        return parse(show(graph).replace("mul(%h[-1], 0.9)", "mul(%d, 0.9)").replace("  %p =", cut + "  %p ="))
+
+    cut = "  %d = detach(%h[-1]) : f32[B] @t\\n"
+
+    made = optimize(leaky, hooks=[Injected("cse", wrong), VerifyEach()])
+
+Cure: this is never your doing; `linrec bisect` names the rewrite, `linrec reduce` makes the smallest program
+that shows it.
+
+    made = optimize(leaky, hooks=[VerifyEach()])
+""",
+    ),
+    "LR5003": Code(
+        "what a pass says of a recurrence does not hold",
+        """\
+Passes keep records of recurrences: members, states, whether the step is linear, its structure, its form. Validation
+tests each record where it is written. The program plays a pass that misses an output.
+
+    def wrong(graph):
+        return parse(show(graph).replace("outputs(%h)", "outputs(%p)"))
+
+    made = optimize(leaky, hooks=[Injected("find-recurrences", wrong), VerifyEach()])
+
+Cure: this is never your doing, unless you edited the record in a text: leave it out, and the passes write it anew.
+
+    made = optimize(replace(leaky, recurrences=()), hooks=[VerifyEach()])
+""",
+    ),
+    "LR5004": Code(
+        "a value does not have the type it is declared with",
+        """\
+Forms are chosen by the types in the graph, so a wrong one matters even where the numbers are right. Validation
+compares every value with its type.
+
+    def wrong(graph):
+        return parse(show(graph).replace("%p = mul(%h[-1], 0.9) : f32[B]", "%p = mul(%h[-1], 0.9) : f32[B, 1]"))
+
+    made = optimize(leaky, hooks=[Injected("cse", wrong), VerifyEach()])
+
+Cure: correct the type, or leave it out where you edited the text.
+
+    made = optimize(leaky, hooks=[VerifyEach()])
+""",
+    ),
+    "LR5005": Code(
+        "the program cannot be run after a pass",
+        """\
+Before the pass the program ran on some numbers, after it an operator refuses its arguments.
+
+    def wrong(graph):
+        return parse(show(graph).replace("mul(%h[-1], 0.9)", "matmul(%h[-1], 0.9)"))
+
+    made = optimize(leaky, hooks=[Injected("cse", wrong), VerifyEach()])
+
+Cure: this is never your doing; `linrec bisect` names the rewrite, `linrec reduce` makes the smallest program
+that shows it.
+
+    made = optimize(leaky, hooks=[VerifyEach()])
+""",
+    ),
+    "LR5006": Code(
+        "steps do not give what the sequence gives",
+        """\
+Law 2: folding `step` over an input equals running all of it, final state included. The program plays a defect
+that touches the step alone.
+
+    def wrong(graph):
+        is_step = all(r.form == "sequential" for r in graph.recurrences)
+        return parse(show(graph).replace("0.9", "0.5")) if is_step else None
+
+    with watching(Injected("lower", wrong)):
+        codes = [v.code for v in check_laws(decay, [x], laws=["L2"])]
+
+Cure: this is never your doing; run the sequence in chunks until it is mended.
+
+    codes = [v.code for v in check_laws(decay, [x], laws=["L2"])]
+""",
+    ),
+    "LR5007": Code(
+        "a sequence that is split gives other results",
+        """\
+Law 3: chunk by chunk, with the state carried over, equals running it whole. The program plays a state that is
+forgotten between chunks.
+
+    def wrong(graph):
+        return parse(re.sub(r"init\\(%state[\\w.]+\\)", "init(0.0)", show(graph)))
+
+    with watching(Injected("canonicalize", wrong)):
+        codes = [v.code for v in check_laws(decay, [x], laws=["L3"])]
+
+Cure: this is never your doing; run the whole sequence at once until it is mended.
+
+    codes = [v.code for v in check_laws(decay, [x], laws=["L3"])]
 """,
     ),
 }
