@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from linrec.compiler import disabled
     from linrec.errors import (
         CaptureError,
+        DeclarationError,
         InternalError,
         IRSyntaxError,
         LinrecError,
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
         StateError,
         VerificationError,
     )
+    from linrec.frontends.step import Recurrent, scan
     from linrec.reports import Recurrence, Report
 
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
+    **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
-        ("LinrecError", "CaptureError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
+        ("LinrecError", "CaptureError", "DeclarationError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
          "VerificationError", "IRSyntaxError", "InternalError"),
         "linrec.errors",
     ),
@@ -41,12 +44,14 @@ _HOME = {
 
 __all__ = [
     "CaptureError",
+    "DeclarationError",
     "IRSyntaxError",
     "InternalError",
     "LinrecError",
     "NotLinearError",
     "NumericsError",
     "Recurrence",
+    "Recurrent",
     "Report",
     "ShapeError",
     "StateError",
@@ -56,6 +61,7 @@ __all__ = [
     "explain",
     "recurrent",
     "report",
+    "scan",
 ]
 
 

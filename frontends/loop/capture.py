@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError
 from linrec.frontends.loop.counters import Unreadable, unreadable
+from linrec.frontends.loop.declared import declared
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
@@ -72,7 +73,7 @@ def capture(function: Callable[..., Any], environment: Environment, args: Any, k
     if found is None or held is not None:
         graph, trace, flat = tracer.own_length()
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
-    graph = _with_effects(graph, trace, flat)
+    graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
 
@@ -149,12 +150,19 @@ class _Tracer:
         return None
 
     def time_axes(self) -> list[Axis] | None:
-        """The axes along which the number of operators grows, or None."""
+        """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
+        grown: list[Axis] | None = None
         for axes in self.candidates():
             short, longer = (self.attempt(self.resized(axes, steps)) for steps in STEPS[:2])
-            if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
+            if short is None or longer is None:
+                continue
+            if longer.declared > short.declared:
                 return axes
-        return None
+            if grown is None and len(longer.graph.nodes) > len(short.graph.nodes):
+                grown = axes
+            if grown is not None and not short.declared:
+                break
+        return grown
 
     def candidates(self) -> Iterator[list[Axis]]:
         """Sets of axes that may be time, likeliest first: axis 1, then 0, then the others."""
@@ -199,9 +207,14 @@ class _Tracer:
         return sorted(groups.items())
 
     def choices(self, axes: list[Axis], groups: dict[str, list[Axis]]) -> Iterator[dict[str, list[Axis]]]:
-        """Which sizes to leave free: all of them, those that alone can change, none."""
+        """Which sizes to leave free: all of them, equal ones together, those that alone can change, none."""
         if groups:
             yield groups
+            joined: dict[int, tuple[str, list[Axis]]] = {}
+            for name, group in groups.items():
+                joined.setdefault(self.shapes[group[0][0]][group[0][1]], (name, []))[1].extend(group)
+            if len(joined) < len(groups):
+                yield dict(joined.values())
             base = self.resized(axes, STEPS[0])
             normal = self.attempt(base)
             single = {
@@ -209,7 +222,7 @@ class _Tracer:
                 for name, group in groups.items()
                 if (trial := self.attempt(self.varied({name: group}, base))) is not None
                 and normal is not None
-                and len(trial.graph.nodes) == len(normal.graph.nodes)
+                and trial.work == normal.work
             }
             if single and single != groups:
                 yield single
