@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linrec.api import compile, explain, recurrent, report
     from linrec.compiler import disabled
+    from linrec.declared import filter, system
     from linrec.errors import (
         CaptureError,
         DeclarationError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
+    **dict.fromkeys(("filter", "system"), "linrec.declared"),
     **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
@@ -59,9 +61,11 @@ __all__ = [
     "compile",
     "disabled",
     "explain",
+    "filter",
     "recurrent",
     "report",
     "scan",
+    "system",
 ]
 
 

@@ -190,7 +190,8 @@ def _subclass(kind: type[nn.Module], hidden: frozenset[str] = frozenset()) -> ty
 
 
 def _add_members(target: type, users: type, hidden: frozenset[str] = frozenset()) -> None:
-    for name, value in (("report", _Report()), ("recurrent", _recurrent)):
+    members = {"report": _Report(), "recurrent": _recurrent, "original": property(_original)}
+    for name, value in members.items():
         if not hasattr(users, name) and name not in hidden:
             setattr(target, name, value)
 
@@ -200,6 +201,17 @@ class _Report:
 
     def __get__(self, instance: nn.Module | None, owner: type | None = None) -> Any:
         return self if instance is None else _module_engine(instance).report
+
+
+def _original(self: nn.Module) -> nn.Module:
+    """The module as written: it shares everything registered, and nothing is compiled."""
+    return _plain(getattr(type(self), "_linrec_original", type(self)), _getstate(self))
+
+
+def _plain(kind: type[nn.Module], state: dict[str, Any]) -> nn.Module:
+    plain = kind.__new__(kind)
+    plain.__dict__.update(state)
+    return plain
 
 
 def _copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,9 +244,7 @@ def _reduce(self: nn.Module) -> tuple[Any, ...]:
 
 
 def _rebuild_module(kind: type[nn.Module], options: Options, state: dict[str, Any]) -> nn.Module:
-    plain = kind.__new__(kind)
-    plain.__dict__.update(state)
-    return _compile_module(plain, options)
+    return _compile_module(_plain(kind, state), options)
 
 
 def _engine_of(model: Any) -> Engine | None:

@@ -1,0 +1,46 @@
+"""Networks that are declared, compiled: systems, filters, equations and block diagrams.
+
+Each function reads a declaration into an ordinary module and compiles it; `.original` is that module, which runs as
+written. A declaration that cannot be read is a DeclarationError at once, with the place, the fact and the way out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from linrec.api import compile
+from linrec.frontends.systems import read_filter, read_system
+
+
+def system(system: Any, *, dt: float | None = None, method: str = "zoh", trainable: bool = False) -> nn.Module:
+    """A linear system as a module (batch, T, inputs) -> (batch, T, outputs).
+
+    Args:
+        system: a `scipy.signal` StateSpace, TransferFunction or ZerosPolesGain, continuous or discrete; a tuple (b, a),
+            (zeros, poles, gain) or (A, B, C, D); an array of second-order sections (S, 6); anything with attributes A,
+            B, C, D (and dt, 0 being continuous). Tuples and arrays are discrete.
+        dt: the step size at which a continuous system is made discrete, in its unit of time.
+        method: "zoh", "foh", "bilinear", "euler", "backward_diff" or "impulse", as in `scipy.signal.cont2discrete`.
+        trainable: make the coefficients parameters; a stable system then stays stable.
+
+    The module takes an initial state as second argument, (batch, n) or (n,), in the coordinates of A. It computes what
+    `scipy.signal.dlsim` does. Raises DeclarationError for matrices that do not fit (LR0521), improper transfer
+    functions (LR0522) and what is no system (LR0523); an unstable system is a remark (LR0524).
+    """
+    return compile(read_system(system, dt=dt, method=method, trainable=trainable))
+
+
+def filter(b: Any = None, a: Any = 1.0, *, sos: Any = None, trainable: bool = False) -> nn.Module:
+    """A filter along the last axis, as `scipy.signal.lfilter(b, a, x)` or `sosfilt(sos, x)`; differentiable.
+
+    Args:
+        b, a: coefficients of z^0, z^-1, ...; of any order.
+        sos: second-order sections (S, 6), instead.
+        trainable: make the coefficients parameters, in a lattice that stays stable whatever they become.
+
+    The module maps x (..., T) to y (..., T), and (x, zi) to (y, zf) with zi and zf as scipy has them: (..., n), and
+    (S, ..., 2) for sections. Raises DeclarationError as `system` does.
+    """
+    return compile(read_filter(b, a, sos=sos, trainable=trainable))
