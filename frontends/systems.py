@@ -29,12 +29,13 @@ METHODS = ("zoh", "foh", "bilinear", "euler", "backward_diff", "impulse")
 
 def _run(A: Tensor, B: Tensor, C: Tensor, D: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Final state and outputs for u (T, N, inputs), from s (N, n)."""
-    A, B, C, D = (m.to(u.dtype) for m in (A, B, C, D))
+    # both rows of [s'; y] = [A B; C D] [s; u] at once
+    left, right = (torch.cat(pair).to(u.dtype).T for pair in ((A, C), (B, D)))
+    n = len(A)
 
     def step(s: Tensor, u_t: Tensor) -> tuple[Tensor, Tensor]:
-        y = s @ C.T + u_t @ D.T
-        s = s @ A.T + u_t @ B.T
-        return s, y
+        both = s @ left + u_t @ right
+        return both[:, :n], both[:, n:]
 
     return scan(step, s, u)
 
