@@ -51,19 +51,24 @@ class LinearSystem(nn.Module):
     B: Tensor
     C: Tensor
     D: Tensor
+    there: Tensor
 
     def __init__(self, A: Array, B: Array, C: Array, D: Array, *, trainable: bool = False) -> None:
         super().__init__()
         self.remarks: tuple[str, ...] = _stability(np.linalg.eigvals(A), trainable)
-        there = np.eye(len(A))
+        there: Any = np.eye(len(A))
         if not self.remarks and growth(A) > GROWTH and (normal := input_normal(A, B, C)) is not None:
             A, B, C, there = normal.A, normal.B, normal.C, normal.there
         self.is_contraction = trainable and not self.remarks and len(A) > 0
         if self.is_contraction:
             # W = A W A' + I makes A a contraction in the coordinates of its Cholesky factor
-            root = np.linalg.cholesky(scipy.linalg.solve_discrete_lyapunov(A, np.eye(len(A))))
-            there = np.linalg.solve(root, there)
-            K, B, C = np.linalg.solve(root, A @ root), np.linalg.solve(root, B), C @ root
+            root: Any = np.linalg.cholesky(scipy.linalg.solve_discrete_lyapunov(A, np.eye(len(A))))
+            K, B, C, there = (
+                np.linalg.solve(root, A @ root),
+                np.linalg.solve(root, B),
+                C @ root,
+                np.linalg.solve(root, there),
+            )
             # K = X M' with M M' = I - K'K = (I + X'X)^-1
             M = np.linalg.cholesky(np.eye(len(A)) - K.T @ K)
             self.X = nn.Parameter(torch.as_tensor(scipy.linalg.solve_triangular(M, K.T, lower=True).T.copy()))
@@ -91,7 +96,7 @@ class LinearSystem(nn.Module):
             )  # fmt: skip
         s = u.new_zeros(u.shape[0], len(A))
         if state is not None:
-            s = state.expand(u.shape[0], len(A)) @ self.there.to(u.dtype).T  # type: ignore[union-attr, operator]
+            s = state.expand(u.shape[0], len(A)) @ self.there.to(u.dtype).T
         _, y = _run(A, B, C, D, u.transpose(0, 1), s)
         return y.transpose(0, 1)
 
@@ -126,11 +131,15 @@ class Filter(nn.Module):
             return self.A, self.B, self.C, self.D  # type: ignore[return-value]
         return self._cascade()
 
+    def _sections(self) -> list[Any]:
+        return list(self.lattices)
+
     def _cascade(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        A, B, C, D = self.lattices[0].matrices()  # type: ignore[operator]
-        for section in list(self.lattices)[1:]:
+        first, *others = self._sections()
+        A, B, C, D = first.matrices()
+        for section in others:
             # s' = [A1 0; B2 C1 A2] s + [B1; B2 D1] u,  y = [D2 C1 C2] s + D2 D1 u
-            A2, B2, C2, D2 = section.matrices()  # type: ignore[operator]
+            A2, B2, C2, D2 = section.matrices()
             corner = A.new_zeros(len(A), len(A2))
             A = torch.cat([torch.cat([A, corner], 1), torch.cat([B2 @ C, A2], 1)])
             B, C, D = torch.cat([B, B2 @ D]), torch.cat([D2 @ C, C2], 1), D2 @ D
@@ -146,15 +155,19 @@ class Filter(nn.Module):
             self._require(zi, lead)
             parts = list(zi) if self.stacked else [zi]
             s = torch.cat(
-                [z.reshape(-1, z.shape[-1]) @ f.there.to(x.dtype).T for z, f in zip(parts, self.lattices, strict=True)], -1  # type: ignore[union-attr, operator]
+                [
+                    z.reshape(-1, z.shape[-1]) @ f.there.to(x.dtype).T
+                    for z, f in zip(parts, self._sections(), strict=True)
+                ],
+                -1,
             )
-        final, y = _run(A, B, C, D, rows.T.unsqueeze(-1), s)
-        y = y.squeeze(-1).T.reshape(x.shape)
+        final, y = _run(A, B, C, D, rows.transpose(0, 1).unsqueeze(-1), s)
+        y = y.squeeze(-1).transpose(0, 1).reshape(x.shape)
         if zi is None:
             return y
         left = [
-            (part @ f.back.to(x.dtype).T).reshape(*lead, -1)  # type: ignore[union-attr, operator]
-            for part, f in zip(final.split(self.order, -1), self.lattices, strict=True)
+            (part @ f.back.to(x.dtype).T).reshape(*lead, -1)
+            for part, f in zip(torch.split(final, self.order, -1), self._sections(), strict=True)
         ]
         return y, torch.stack(left) if self.stacked else left[0]
 
@@ -232,12 +245,13 @@ def _state_space(system: Any, dt: Any) -> Any:
     """Anything that says what it is, as A, B, C, D and its sampling time (None for continuous)."""
     if isinstance(system, np.ndarray) and system.ndim == 2 and system.shape[1] == 6:
         system = scipy.signal.ZerosPolesGain(*scipy.signal.sos2zpk(system), dt=True if dt is None else dt)
-        system = (*_whole(system), system.dt)
-        return system
+        return (*_whole(system), system.dt)
     if isinstance(system, tuple):
-        kinds = {2: scipy.signal.TransferFunction, 3: scipy.signal.ZerosPolesGain, 4: scipy.signal.StateSpace}
-        if len(system) not in kinds:
+        kinds = {2: scipy.signal.TransferFunction, 3: scipy.signal.ZerosPolesGain}
+        if len(system) not in (2, 3, 4):
             raise _unread(f"a tuple of {len(system)}", "give (b, a), (zeros, poles, gain) or (A, B, C, D)")
+        if len(system) == 4:
+            return (*_checked(*system), True if dt is None else dt)
         _proper(system)
         system = kinds[len(system)](*system, dt=True if dt is None else dt)
     if isinstance(system, scipy.signal.lti | scipy.signal.dlti):
@@ -294,7 +308,7 @@ def _discrete(system: Any, dt: Any, method: str) -> tuple[Array, Array, Array, A
             "LR0523", f"the system is discrete with dt={step}, and dt={dt} was asked for",
             help="leave dt out, or give the continuous system",
         )  # fmt: skip
-    return tuple(matrices)  # type: ignore[return-value]
+    return tuple(matrices)
 
 
 def _proper(system: tuple[Any, ...]) -> None:
@@ -347,9 +361,13 @@ def read_filter(b: Any = None, a: Any = 1.0, *, sos: Any = None, trainable: bool
         sections = np.atleast_2d(np.asarray(sos, dtype=np.float64))
         if sections.ndim != 2 or sections.shape[1] != 6 or not len(sections):
             raise DeclarationError(
-                "LR0521", f"sos has shape {sections.shape}, not (sections, 6)", help="scipy.signal.butter(n, w, output='sos')"
+                "LR0521",
+                f"sos has shape {sections.shape}, not (sections, 6)",
+                help="scipy.signal.butter(n, w, output='sos')",
             )
-        return Filter([_rational(s[:3], s[3:], f"section {i}") for i, s in enumerate(sections)], stacked=True, trainable=trainable)
+        return Filter(
+            [_rational(s[:3], s[3:], f"section {i}") for i, s in enumerate(sections)], stacked=True, trainable=trainable
+        )
     return Filter([_rational(b, a, "the filter")], stacked=False, trainable=trainable)
 
 
@@ -358,7 +376,9 @@ def _rational(b: Any, a: Any, place: str) -> tuple[Array, Array]:
     for name, p in (("b", b), ("a", a)):
         if np.iscomplexobj(p) or p.ndim != 1 or not p.size or not np.isfinite(p.astype(np.float64)).all():
             raise DeclarationError(
-                "LR0521", f"{name} of {place} is not a list of finite real numbers", help="give coefficients of z^0, z^-1, ..."
+                "LR0521",
+                f"{name} of {place} is not a list of finite real numbers",
+                help="give coefficients of z^0, z^-1, ...",
             )
     if a[0] == 0:
         raise DeclarationError(

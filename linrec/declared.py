@@ -18,7 +18,7 @@ def system(system: Any, *, dt: float | None = None, method: str = "zoh", trainab
     """A linear system as a module (batch, T, inputs) -> (batch, T, outputs).
 
     Args:
-        system: a `scipy.signal` StateSpace, TransferFunction or ZerosPolesGain, continuous or discrete; a tuple (b, a),
+        system: a `scipy.signal` StateSpace, TransferFunction or ZerosPolesGain, continuous or discrete; a tuple (b, a) in powers of z,
             (zeros, poles, gain) or (A, B, C, D); an array of second-order sections (S, 6); anything with attributes A,
             B, C, D (and dt, 0 being continuous). Tuples and arrays are discrete.
         dt: the step size at which a continuous system is made discrete, in its unit of time.

@@ -144,7 +144,7 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
     b, t, groups, p = w.shape
     n, q = a.shape[1], c.shape[1]
     if groups == p == q == 1 and not plain and t >= 4 * CHUNK:
-        rows = single_chunked(w[:, :, 0, 0], a[0], g[0], c[0], d[0], powers, lti_chunked)
+        rows = single_chunked(w[:, :, 0, 0], a[0], g[0], c[0], d[0], powers)
         if rows is not None:
             return rows.unsqueeze(-1).unsqueeze(-1)
     # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
