@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linrec.api import compile, explain, recurrent, report
     from linrec.compiler import disabled
-    from linrec.declared import filter, system
+    from linrec.declared import equations, filter, system
     from linrec.errors import (
         CaptureError,
         DeclarationError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
-    **dict.fromkeys(("filter", "system"), "linrec.declared"),
+    **dict.fromkeys(("equations", "filter", "system"), "linrec.declared"),
     **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
@@ -60,6 +60,7 @@ __all__ = [
     "VerificationError",
     "compile",
     "disabled",
+    "equations",
     "explain",
     "filter",
     "recurrent",

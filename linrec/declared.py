@@ -6,11 +6,13 @@ written. A declaration that cannot be read is a DeclarationError at once, with t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from linrec.api import compile
+from linrec.frontends.equations import read_equations
 from linrec.frontends.systems import read_filter, read_system
 
 
@@ -44,3 +46,36 @@ def filter(b: Any = None, a: Any = 1.0, *, sos: Any = None, trainable: bool = Fa
     (S, ..., 2) for sections. Raises DeclarationError as `system` does.
     """
     return compile(read_filter(b, a, sos=sos, trainable=trainable))
+
+
+def equations(
+    eqs: Any,
+    *,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    parameters: Mapping[Any, Any] | None = None,
+    constants: Mapping[Any, Any] | None = None,
+    step: Any = None,
+    method: str | None = None,
+) -> nn.Module:
+    """Equations in sympy as a module (batch, T, inputs) -> (batch, T, outputs), from rest.
+
+    Args:
+        eqs: one or several `sympy.Eq`, of scalars or of matrices: difference equations, each giving x(n) from values
+            at n and before, or differential equations, each giving a multiple of x(t).diff(t, ...) from values at t,
+            beside which equations y(t) = ... may define outputs.
+        inputs, outputs: lists of sympy functions (x, not x(n)); each list is one tensor, channels in that order. A
+            function whose equation has a symbol of shape (d,) or (d, d) is a vector of d channels.
+        parameters, constants: values of symbols, numbers or arrays; parameters are learnt.
+        step: for differential equations, the length of an interval: a number, a symbol with a value, or an input.
+        method: "zoh" (default for linear equations: exact for inputs that are held over an interval), "foh" (exact for
+            inputs that go straight from one value to the next), "bilinear", "backward_euler", "euler" (default, and
+            the only one, for equations that are not linear in their states).
+
+    x(n) is the value after step n, a state of a differential equation its value at the end of interval n. Raises
+    DeclarationError for symbols without a value (LR0511), what is no recurrence (LR0512) or has no such method (LR0513).
+    """
+    read = read_equations(
+        eqs, inputs=inputs, outputs=outputs, parameters=parameters, constants=constants, step=step, method=method
+    )
+    return compile(read)
