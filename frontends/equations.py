@@ -67,7 +67,7 @@ class Equations(nn.Module):
             state[""] = interval.start
 
         def step(past: Any, row: Any) -> Any:
-            now: dict[Key, Value] = {(name, 0): row["u"][:, i] for i, name in enumerate(read.inputs)}
+            now: dict[Key, Any] = {(name, 0): row["u"][:, i] for i, name in enumerate(read.inputs)}
             now |= {(name, k + 1): value for name, values in past.items() if name for k, value in enumerate(values)}
             known: dict[str, Value] = dict(narrow)
             if read.uses_time:

@@ -44,7 +44,7 @@ class Interval:
             return
         still = {key: wide.new_zeros(()) for key in varying}
         A = self._jacobian({**symbols}, varying if read.varies else still, inputs.shape[:2] if read.varies else ())
-        self._keep(**dict(zip(("F", "G", "H"), _matrices(read.method, A, self.dt), strict=False)))
+        self._keep(**dict(zip(("F", "G", "H"), _matrices(str(read.method), A, self.dt), strict=False)))
         if read.method in ("foh", "bilinear"):
             quiet = {key: inputs.new_zeros(inputs.shape[1]) for key in varying}
             narrow = {key: value.to(self.dtype) for key, value in symbols.items()}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linrec.api import compile, explain, recurrent, report
     from linrec.compiler import disabled
-    from linrec.declared import equations, filter, system
+    from linrec.declared import diagram, equations, filter, system
+    from linrec.drawing import draw, to_networkx
     from linrec.errors import (
         CaptureError,
         DeclarationError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
-    **dict.fromkeys(("equations", "filter", "system"), "linrec.declared"),
+    **dict.fromkeys(("diagram", "equations", "filter", "system"), "linrec.declared"),
+    **dict.fromkeys(("draw", "to_networkx"), "linrec.drawing"),
     **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
@@ -59,7 +61,9 @@ __all__ = [
     "StateError",
     "VerificationError",
     "compile",
+    "diagram",
     "disabled",
+    "draw",
     "equations",
     "explain",
     "filter",
@@ -67,6 +71,7 @@ __all__ = [
     "report",
     "scan",
     "system",
+    "to_networkx",
 ]
 
 

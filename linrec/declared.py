@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from linrec.api import compile
+from linrec.frontends.diagrams import read_diagram
 from linrec.frontends.equations import read_equations
 from linrec.frontends.systems import read_filter, read_system
 
@@ -79,3 +80,19 @@ def equations(
         eqs, inputs=inputs, outputs=outputs, parameters=parameters, constants=constants, step=step, method=method
     )
     return compile(read)
+
+
+def diagram(graph: Any, *, inputs: Sequence[Any], outputs: Sequence[Any]) -> nn.Module:
+    """A block diagram as a module (batch, T, inputs) -> (batch, T, outputs), from rest.
+
+    Args:
+        graph: a `networkx.DiGraph` (or MultiDiGraph). Node data "block" is "input", "output", "sum", a number (a gain), a
+            module of one step (batch, channels), a `linrec.Recurrent` of one of torch's cells, or anything that
+            `linrec.system` takes. Edge data "delay" is a number of steps, 0 if absent. Signals that enter one node are summed.
+        inputs, outputs: lists of node names; each list is one tensor, channels in that order.
+
+    Cycles close through delays, or through systems whose output does not depend on their input of the same step. A cycle
+    without is solved where its blocks are gains, sums and one-channel systems and the solution is unique; otherwise it is
+    a DeclarationError that prints the cycle (LR0532). What cannot be read is one as well (LR0531).
+    """
+    return compile(read_diagram(graph, inputs=inputs, outputs=outputs))
