@@ -98,7 +98,7 @@ class Diagram(nn.Module):
                 assert total is not None
                 return total
 
-            def output(node: Node, without: Sequence[Node] = ()) -> Tensor:
+            def output(node: Node, without: Sequence[Node] = ()) -> Any:
                 block = self.blocks[node]
                 if node in matrices:
                     _, _, C, D = matrices[node]
@@ -110,8 +110,8 @@ class Diagram(nn.Module):
                 module = self._module(node)
                 if isinstance(module, Recurrent):
                     after[self.places[node]] = hidden = module.cell(x, inner[self.places[node]])
-                    return hidden[0] if isinstance(hidden, tuple) else hidden  # type: ignore[no-any-return]
-                return module(x)  # type: ignore[no-any-return]
+                    return hidden[0] if isinstance(hidden, tuple) else hidden
+                return module(x)
 
             for loop, inverse in zip(self.order, solved, strict=True):
                 if inverse is None:
@@ -133,8 +133,7 @@ class Diagram(nn.Module):
             return (kept, after), torch.cat([now[node] for node in self.outputs], -1)
 
         _, ys = scan(step, state, u.transpose(0, 1))
-        outputs: Tensor = ys.transpose(0, 1)
-        return outputs
+        return ys.transpose(0, 1)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """The ends, for print(module)."""

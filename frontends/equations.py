@@ -336,19 +336,35 @@ class Reading:
             start += width
         return found
 
+    def drive(self, rest: Tensor, now: Mapping[Key, Value], symbols: Mapping[str, Value]) -> Tensor:
+        """All rates side by side where every state is 0, which `rest` (..., width) is: b of s' = A s + b."""
+        states = {name for name, _ in self.rates}
+        gone = {
+            key: sympy.Integer(0) if isinstance(rate, _Derived) else _without(rate, states)
+            for key, rate in self.rates.items()
+        }
+        return self._side_by_side(gone, rest, now, symbols)
+
     def derivative(self, states: Tensor, now: Mapping[Key, Value], symbols: Mapping[str, Value]) -> Tensor:
         """All rates side by side, at the given states."""
-        values = {**now, **self.parts(states)}
+        return self._side_by_side(self.rates, states, {**now, **self.parts(states)}, symbols)
+
+    def _side_by_side(
+        self, rates: Mapping[Key, Any], states: Tensor, values: Mapping[Key, Value], symbols: Mapping[str, Value]
+    ) -> Tensor:
         rows = []
-        for (name, order), rate in self.rates.items():
+        for (name, order), rate in rates.items():
             if isinstance(rate, _Derived):
                 value: Any = values[f"{name}'{order + 1}", 0]
             else:
                 value = evaluate(rate, values, symbols, self.shapes)
-            value = value if isinstance(value, Tensor) else states.new_tensor(value)
-            value = value.to(states.dtype).expand((*states.shape[:-1], *self.shapes.get(name, ())))
+            value = (
+                value if isinstance(value, Tensor) else torch.tensor(value, dtype=states.dtype, device=states.device)
+            )
+            value, wanted = value.to(states.dtype), (*states.shape[:-1], *self.shapes.get(name, ()))
+            value = value if value.shape == wanted else value.expand(wanted)
             rows.append(value if self.shapes.get(name) else value.unsqueeze(-1))
-        return torch.cat(rows, -1)
+        return rows[0] if len(rows) == 1 else torch.cat(rows, -1)
 
 
 class _Derived(sympy.Function):  # type: ignore[misc]
@@ -385,6 +401,10 @@ def _scalars(eqs: Sequence[Any]) -> list[Any]:
         else:
             found.append(eq)
     return found
+
+
+def _without(e: Any, states: set[str]) -> Any:
+    return e.subs({f: 0 for f in e.atoms(AppliedUndef) if str(f.func) in states})
 
 
 def _explicit(side: Any) -> Any:

@@ -42,13 +42,14 @@ class Interval:
         if read.method == "euler":
             self._keep(dt=self.dt)
             return
-        still = {key: wide.new_zeros(()) for key in varying}
+        # not made like the inputs: what depends on no input is computed once
+        still = {key: torch.zeros((), dtype=torch.float64, device=inputs.device) for key in varying}
         A = self._jacobian({**symbols}, varying if read.varies else still, inputs.shape[:2] if read.varies else ())
         self._keep(**dict(zip(("F", "G", "H"), _matrices(str(read.method), A, self.dt), strict=False)))
         if read.method in ("foh", "bilinear"):
             quiet = {key: inputs.new_zeros(inputs.shape[1]) for key in varying}
             narrow = {key: value.to(self.dtype) for key, value in symbols.items()}
-            self.start = (*self.start, read.derivative(self.start[0], quiet, narrow))
+            self.start = (*self.start, read.drive(self.start[0], quiet, narrow))
 
     def _keep(self, **values: Tensor) -> None:
         """What varies is read row by row, the rest is the same at every step."""
@@ -61,7 +62,7 @@ class Interval:
         """A of s' = A s + b, column by column: the equations are affine, so differences are exact derivatives."""
         n = self.read.width
         eye = torch.eye(n, dtype=torch.float64, device=self.start[0].device)
-        origin = self.read.derivative(torch.zeros_like(eye[0]).expand(*lead, n), now, symbols)
+        origin = self.read.derivative(torch.zeros(n, dtype=eye.dtype, device=eye.device).expand(*lead, n), now, symbols)
         columns = [self.read.derivative(eye[i].expand(*lead, n), now, symbols) - origin for i in range(n)]
         return torch.stack(columns, -1)
 
@@ -73,7 +74,7 @@ class Interval:
         if self.read.method == "euler":
             dt = use["dt"]
             return (s + (dt.unsqueeze(-1) if dt.dim() else dt) * self.read.derivative(s, now, symbols),)
-        b = self.read.derivative(torch.zeros_like(s), now, symbols)
+        b = self.read.drive(torch.zeros_like(s), now, symbols)
         if self.read.method == "foh":
             return _apply(use["F"], s) + _apply(use["G"], past[1]) + _apply(use["H"], b - past[1]), b
         if self.read.method == "bilinear":
@@ -96,7 +97,7 @@ def _matrices(method: str, A: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
     if method == "zoh" and n == 1:
         return torch.exp(A), torch.where(A == 0, dt * one, torch.expm1(A) / torch.where(A == 0, one, A) * dt)
     if method in ("zoh", "foh"):
-        none = torch.zeros_like(A)
+        none = torch.zeros(A.shape, dtype=A.dtype, device=A.device)
         blocks = (
             [[A, one, none], [none, none, one], [none, none, none]] if method == "foh" else [[A, one], [none, none]]
         )

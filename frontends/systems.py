@@ -24,6 +24,7 @@ from linrec.frontends.realization import GROWTH, Array, Ladder, growth, input_no
 from linrec.frontends.step import scan
 
 log = logging.getLogger("linrec")
+NORMALIZED = 48  # states up to which coordinates are changed: O(n^3) operations with many digits take seconds beyond
 METHODS = ("zoh", "foh", "bilinear", "euler", "backward_diff", "impulse")
 
 
@@ -57,7 +58,12 @@ class LinearSystem(nn.Module):
         super().__init__()
         self.remarks: tuple[str, ...] = _stability(np.linalg.eigvals(A), trainable)
         there: Any = np.eye(len(A))
-        if not self.remarks and growth(A) > GROWTH and (normal := input_normal(A, B, C)) is not None:
+        if (
+            not self.remarks
+            and len(A) <= NORMALIZED
+            and growth(A) > GROWTH
+            and (normal := input_normal(A, B, C)) is not None
+        ):
             A, B, C, there = normal.A, normal.B, normal.C, normal.there
         self.is_contraction = trainable and not self.remarks and len(A) > 0
         if self.is_contraction:
