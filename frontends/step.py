@@ -7,7 +7,7 @@ the step. Under `linrec.compile` one step is traced and its state, inputs and ou
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -140,6 +140,19 @@ def _require_same(before: Any, after: Any) -> None:
 
 def _type(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)} on {x.device}"
+
+
+def operator_scan(
+    step: Callable[..., Any], init: Sequence[Tensor], xs: Sequence[Tensor], additional: Sequence[Any] = ()
+) -> list[Any]:
+    """torch's scan operator: step(*state, *x_t, *additional) returns (*state, *y_t); so does this after all steps."""
+
+    def one(state: list[Tensor], x_t: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        results = list(step(*state, *x_t, *additional))
+        return results[: len(init)], results[len(init) :]
+
+    state, ys = scan(one, list(init), list(xs))
+    return [*state, *ys]
 
 
 class Recurrent(nn.Module):

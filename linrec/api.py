@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import nn
 
 from linrec.compiler import Engine, Options
@@ -37,7 +38,8 @@ def compile(
     """Compile a function, a module or a module class: same call, same results, same gradients.
 
     Args:
-        model: a function of tensors, an `nn.Module` or a subclass of it; as a decorator, with or without arguments.
+        model: a function of tensors, an `nn.Module` or a subclass of it, or a program exported by `torch.export`; as a
+            decorator, with or without arguments.
         strict: a recurrence that stays sequential is a NotLinearError, a program that cannot be captured a CaptureError.
         forms: "auto", one form for all recurrences, or a dict from a recurrence's name to its form.
         verify: "off", "first" (compare with the original on the first call, on at most 64 steps, gradients too when
@@ -53,6 +55,8 @@ def compile(
     options = Options(strict, forms if isinstance(forms, str) else dict(forms), verify)
     if model is None:
         return functools.partial(compile, strict=strict, forms=forms, verify=verify)
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     if isinstance(model, type) and issubclass(model, nn.Module):
         return _compile_class(model, options)
     if isinstance(model, nn.Module):

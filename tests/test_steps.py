@@ -277,3 +277,37 @@ def test_a_linear_cell_runs_in_parallel_both_ways() -> None:
 def test_a_cells_second_direction_has_weights_of_its_own() -> None:
     net = linrec.Recurrent(nn.GRUCell(3, 5), bidirectional=True)
     assert not torch.equal(*(net.state_dict()[f"{cell}.weight_hh"] for cell in ("cell", "cell_reverse")))
+
+
+# torch's own scan ------------------------------------------------------------------------------------
+
+
+class Exported(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.rand(3))
+
+    def forward(self, x: Tensor) -> Any:
+        from torch._higher_order_ops.scan import scan
+
+        def step(h: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.decay * h + x_t
+            return h, torch.tanh(h)
+
+        h, ys = scan(step, x.new_zeros(2, 3), x, dim=0)
+        return ys + 1, h
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_program_that_holds_torchs_scan() -> None:
+    x = torch.randn(20, 2, 3)
+    program: Any = torch.export.export(Exported(), (x,), dynamic_shapes=({0: torch.export.Dim("T", min=3)},))
+    assert any("scan" in str(node.target) for node in program.graph.nodes)
+    net: Any = linrec.compile(program)
+    for length in (20, 33):
+        x = torch.randn(length, 2, 3)
+        torch.testing.assert_close(net(x), program.module()(x))
+    (r,) = net.report.recurrences
+    assert (r.kind, r.structure, net.report.captures) == ("lti", "diagonal", 1) and r.form != "sequential"
+    net(x)[0].sum().backward()
+    assert net.decay.grad is not None

@@ -160,6 +160,10 @@ class _Recorder(TorchFunctionMode):
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
+        if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
+            from linrec.frontends.step import operator_scan  # which needs this package
+
+            func = operator_scan
         result = func(*args, **(kwargs or {}))
         if graph is not None:
             node = graph._root._prev
