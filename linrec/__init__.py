@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     )
     from linrec.frontends.step import Recurrent, scan
     from linrec.reports import Recurrence, Report
+    from linrec.symbolic import to_sympy
 
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
     **dict.fromkeys(("diagram", "equations", "filter", "system"), "linrec.declared"),
     **dict.fromkeys(("draw", "to_networkx"), "linrec.drawing"),
+    "to_sympy": "linrec.symbolic",
     **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
@@ -72,6 +74,7 @@ __all__ = [
     "scan",
     "system",
     "to_networkx",
+    "to_sympy",
 ]
 
 

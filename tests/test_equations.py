@@ -215,3 +215,64 @@ def test_refusals_name_the_place(eqs: Any, options: dict[str, Any], code: str, w
     with pytest.raises(linrec.DeclarationError, match=words) as caught:
         linrec.equations(eqs, inputs=[u], outputs=[x], **options)
     assert caught.value.code == code and caught.value.help
+
+
+# and out ---------------------------------------------------------------------------------------------
+
+
+def decayed(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    h, ys = torch.zeros_like(x[:, 0]), []
+    for k in range(x.shape[1]):
+        h = a * h + b * x[:, k]
+        ys.append(torch.tanh(h))
+    return torch.stack(ys, 1)
+
+
+def test_a_recurrence_of_any_program_as_an_equation() -> None:
+    net = linrec.compile(decayed)
+    net(torch.randn(2, 20, 3), torch.rand(3), torch.rand(3))
+    found = linrec.to_sympy(net)
+    m, z = sympy.Symbol("n", integer=True), sympy.Symbol("z")
+    h, X = sympy.Function("h"), sympy.Function("x")
+    assert found.equations == (Eq(h(m), a * h(m - 1) + b * X(m)),)
+    assert sympy.simplify(found.transfer["x"] - b * z / (z - a)) == 0
+    assert found.impulse["x"] == b * a**m
+    assert r"h{\left(n - 1 \right)}" in found.latex()
+    with pytest.raises(KeyError, match="r0"):
+        linrec.to_sympy(net, "r7")
+
+
+def test_closed_forms_are_what_the_program_does() -> None:
+    net: Any = linrec.equations(Eq(x(n), x(n - 1) / 2 + x(n - 2) / 4 + 3 * u(n)), inputs=[u], outputs=[x])
+    impulse = torch.zeros(2, 12, 1, dtype=torch.float64)
+    impulse[:, 0] = 1
+    got = net(impulse)[0, :, 0]
+    found = linrec.to_sympy(net)
+    (response,) = found.impulse.values()
+    (transfer,) = found.transfer.values()
+    m, z = sympy.Symbol("n", integer=True), sympy.Symbol("z")
+    np.testing.assert_allclose(got, [float(response.subs(m, k)) for k in range(12)], rtol=1e-12)
+    series = sympy.series(transfer.subs(z, 1 / z), z, 0, 6).removeO()
+    np.testing.assert_allclose(got[:6], [float(series.coeff(z, k)) for k in range(6)], rtol=1e-12)
+
+
+def test_matrices_and_nonlinear_steps_are_written_too() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.A, self.W = torch.nn.Parameter(torch.randn(4, 4) / 4), torch.nn.Linear(3, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, g = x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape[0], 4)
+            for k in range(x.shape[1]):
+                h = h @ self.A.T + self.W(x[:, k])
+                g = torch.tanh(g + h)
+            return g + h
+
+    net: Any = linrec.compile(Net())
+    net(torch.randn(2, 20, 3))
+    names = {r.states[0]: r.name for r in net.report.recurrences}
+    linear, bent = linrec.to_sympy(net, names["h"]), linrec.to_sympy(net, names["g"])
+    assert str(linear) == "h(n) = A*h(n - 1) + W.weight*x(n)"
+    assert str(linear.impulse["x"]) == "A**n*W.weight"
+    assert str(bent).startswith("g(n) = tanh(") and not bent.impulse
