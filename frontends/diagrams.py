@@ -44,6 +44,8 @@ class Diagram(nn.Module):
         self.entering: dict[Node, list[tuple[Node, int]]] = {node: [] for node in graph}
         for source, target, data in graph.edges(data=True):
             self.entering[target].append((source, _delay(source, target, data.get("delay", 0))))
+        # systems whose output does not depend on their input of the same step, now and in training
+        self.late = frozenset(node for node in self.places if self._is_system(node) and self._late(node))
         self._require_ends()
         self.order = self._ordered()
         self.widths = self._widths()
@@ -103,7 +105,7 @@ class Diagram(nn.Module):
                 if node in matrices:
                     _, _, C, D = matrices[node]
                     y = inner[self.places[node]] @ C.T
-                    return y if self._is_late(node) else y + entering(node, without) @ D.T
+                    return y if node in self.late else y + entering(node, without) @ D.T
                 x = entering(node, without)
                 if block != "module":
                     return x if block in PASSING else x * block
@@ -197,16 +199,13 @@ class Diagram(nn.Module):
     def _is_system(self, node: Node) -> bool:
         return node in self.places and isinstance(self._module(node), LinearSystem | Filter)
 
-    def _is_late(self, node: Node) -> bool:
-        """Does the output of a system not depend on its input of the same step, now and in training?"""
-        if not self._is_system(node):
-            return False
+    def _late(self, node: Node) -> bool:
         D = self._module(node).matrices()[3]
         return not D.requires_grad and not bool(D.any())
 
     def _needs(self, node: Node, source: Node) -> bool:
         """Does the output of `node` need that of `source` of the same step?"""
-        return (source, 0) in self.entering[node] and not self._is_late(node)
+        return (source, 0) in self.entering[node] and node not in self.late
 
     def _ordered(self) -> list[list[Node]]:
         """Blocks in the order in which a step evaluates them; those of an algebraic loop together."""

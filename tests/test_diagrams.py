@@ -89,6 +89,8 @@ def test_modules_systems_recurrences_and_parallel_edges() -> None:
     want = torch.cat([torch.as_tensor(first).unsqueeze(-1), 0.5 * second], -1)
     torch.testing.assert_close(net.original(x), want, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(net(x), want, rtol=1e-9, atol=1e-10)
+    forms = {r.kind: r.form != "sequential" for r in net.report.recurrences}
+    assert forms == {"lti": True, "nonlinear": False}
     assert {"wide.weight", "cell.cell.weight_ih"} <= net.state_dict().keys()
 
 
@@ -97,10 +99,11 @@ def test_a_controller_around_a_plant_needs_no_delay() -> None:
     plant = scipy.signal.dlti([[0.9]], [[0.2]], [[1.0]], [[0.0]])
     blocks = {"r": "input", "error": "sum", "minus": -1.0, "gain": 2.0, "plant": plant}
     edges = [("r", "error"), ("plant", "minus"), ("minus", "error"), ("error", "gain"), ("gain", "plant")]
-    net = linrec.diagram(build(blocks, edges), inputs=["r"], outputs=["plant"])
+    net: Any = linrec.diagram(build(blocks, edges), inputs=["r"], outputs=["plant"])
     x = signal()
     want = scipy.signal.lfilter([0, 0.4], [1, -0.9 + 0.4], x[..., 0].numpy())
     np.testing.assert_allclose(net(x)[..., 0], want, atol=1e-12)
+    assert [r.form != "sequential" for r in net.report.recurrences] == [True]
 
 
 def test_algebraic_loops_are_solved() -> None:
@@ -112,6 +115,7 @@ def test_algebraic_loops_are_solved() -> None:
         x = signal()
         want = scipy.signal.lfilter([0.75], [1, -0.125], x[..., 0].numpy())
         np.testing.assert_allclose(net(x)[..., 0], want, atol=1e-12)
+        assert all(r.form != "sequential" for r in net.report.recurrences) and net.report.recurrences
 
 
 def test_gradients_pass_through_loops() -> None:
