@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError
 from linrec.frontends.loop.counters import Unreadable, unreadable
+from linrec.frontends.loop.declared import declared
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
@@ -82,7 +83,7 @@ def capture(
     if found is None or held is not None:
         graph, trace, flat = tracer.own_length()
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
-    graph = _with_effects(graph, trace, flat)
+    graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
 
@@ -163,16 +164,22 @@ class _Tracer:
         return None
 
     def time_axes(self) -> list[Axis] | None:
-        """The axes along which the number of operators grows, or None."""
-        candidates = list(self.candidates())
+        """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
+        candidates, grown = list(self.candidates()), None
         # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
         for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
             for axes in candidates:
                 short = self.attempt(self.resized(axes, self.steps[0]), limit)
                 longer = short and self.attempt(self.resized(axes, self.steps[1]), limit)
-                if short and longer and len(longer.graph.nodes) > len(short.graph.nodes):
+                if short is None or longer is None:
+                    continue
+                if longer.declared > short.declared:
                     return axes
-        return None
+                if grown is None and len(longer.graph.nodes) > len(short.graph.nodes):
+                    grown = axes
+                if grown is not None and not short.declared:
+                    return grown
+        return grown
 
     def candidates(self) -> Iterator[list[Axis]]:
         """Sets of axes that may be time, likeliest first: axis 1, then 0, then the others."""
@@ -217,9 +224,14 @@ class _Tracer:
         return sorted(groups.items())
 
     def choices(self, axes: list[Axis], groups: Groups) -> Iterator[tuple[Groups, Groups]]:
-        """Which sizes to leave free and which to take for further time axes: all free; what one by one show; none."""
+        """Which sizes to leave free and which to take for further time axes: all free, equal ones together, what one by one show, none."""
         if groups:
             yield groups, {}
+            joined: dict[int, tuple[str, list[Axis]]] = {}
+            for name, group in groups.items():
+                joined.setdefault(self.shapes[group[0][0]][group[0][1]], (name, []))[1].extend(group)
+            if len(joined) < len(groups):
+                yield dict(joined.values()), {}
             base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
             free: Groups = {}
@@ -228,7 +240,7 @@ class _Tracer:
                 assert normal is not None
                 count = len(normal.graph.nodes)
                 trial = self.attempt(self.varied({name: group}, base), 2 * count + 100)
-                if trial is not None and len(trial.graph.nodes) == count:
+                if trial is not None and normal is not None and trial.work == normal.work:
                     free[name] = group
                 elif len(growing) < len(OTHER_STEPS):
                     # more operators along another axis: a second loop, over a length of its own

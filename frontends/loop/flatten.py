@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import MARKS, PREFIX
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Trace
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
@@ -222,6 +223,10 @@ class _Flattener:
         if not isinstance(node.target, torch._ops.OpOverload):
             return self._other(node)
         kind = node.target._schema.name.partition("::")[2]
+        if node.target.namespace == "linrec" and kind in MARKS:
+            args = tuple(self.arg(a) for a in node.args)
+            self.value[node] = self.emit(PREFIX + kind, args, (), node.meta["val"], node)
+            return
         if node.target.namespace != "aten":
             raise CaptureError("LR0410", f"the operator {node.target} is not one of torch's own")
         value = node.meta["val"]

@@ -26,6 +26,7 @@ import numpy as np
 
 from linrec.dtypes import LONG
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import is_mark, spans
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
 from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
@@ -65,7 +66,7 @@ def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Gra
     With `tables`, numbers may differ from step to step in any way: the result then holds for this
     length only. Raises CaptureError (LR0405, LR0406) when steps differ in a way no loop has.
     """
-    if not repeats:
+    if not repeats and not any(map(is_mark, flat.ops)):
         raise CaptureError("LR0406", "no part of the program repeats over time, so there is nothing to parallelise")
     return _Reroller(flat, repeats, tables, name).run()
 
@@ -138,6 +139,7 @@ def _skeleton(arg: Arg) -> object:
 
 def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]) -> list[Repeat]:
     n, least = len(tokens), max(length - _PEELED, 2)
+    declared = spans(flat.ops)  # equal layers that are scans, or equal parts of a step, are no loop over time
     runs: list[tuple[int, int, int]] = []  # period, start, stop of the equal stretch
     for period in range(1, min(n // least, _LONGEST) + 1):
         same = np.concatenate(([False], tokens[period:] == tokens[:-period], [False]))
@@ -150,6 +152,8 @@ def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]
     for period, start, stop in sorted(runs, key=lambda r: (-min((r[2] - r[1]) // r[0], length), r[0])):
         count = (stop - start) // period
         if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
+            continue
+        if any(first < stop and start <= last for first, last in declared):
             continue
         slack = (stop - start) - count * period
         offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))

@@ -6,6 +6,7 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import re
 import sys
@@ -26,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 import linrec
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import numbers
 from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.ir import Source
 
@@ -61,6 +63,16 @@ class Trace:
     changed: dict[str, Any]
     drawn: bool
     effect_paths: list[str]
+
+    @property
+    def declared(self) -> int:
+        """The steps of declared scans, of which one was traced."""
+        return sum(n.args[2] for n in self.graph.nodes if n.target is torch.ops.linrec.element.default)
+
+    @property
+    def work(self) -> int:
+        """How much the call does: operators and declared steps."""
+        return len(self.graph.nodes) + self.declared
 
 
 def is_user_file(name: str) -> bool:
@@ -99,13 +111,14 @@ def run_trace(
         given = iter(tensors)
         again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         a, k = pytree.tree_unflatten(again, spec)
+        recorder.outermost = sys._getframe().f_code
         with recorder:
             result = function(*a, **k)
         flat, tree = pytree.tree_flatten(result)
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, _opaque_functions(), _plain_errors():
+    with restored, _opaque_functions(), _plain_errors(), _numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -143,6 +156,7 @@ class _Recorder(TorchFunctionMode):
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
         self._positions: dict[CodeType, list[Any]] = {}
+        self.outermost: CodeType | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         mode = get_proxy_mode() or _pre_dispatch_mode()
@@ -151,6 +165,10 @@ class _Recorder(TorchFunctionMode):
         stack = self._look(sys._getframe(1))
         if func == _DATA:  # its value has no node of its own; `detach` is what it computes
             func = Tensor.detach
+        if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
+            from linrec.frontends.step import operator_scan  # which needs this package
+
+            func = operator_scan
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException as error:
@@ -166,7 +184,7 @@ class _Recorder(TorchFunctionMode):
 
     def _look(self, frame: FrameType | None) -> tuple[Source, ...]:
         stack: list[Source] = []
-        while frame is not None and frame.f_code is not run_trace.__code__:
+        while frame is not None and frame.f_code is not self.outermost:
             code = frame.f_code
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
@@ -191,6 +209,16 @@ class _Recorder(TorchFunctionMode):
 def _pre_dispatch_mode() -> Any:
     find: Any = torch._ops._get_dispatch_mode_pre_dispatch
     return find(torch._C._TorchDispatchModeKey.PROXY)
+
+
+@contextmanager
+def _numbered() -> Iterator[None]:
+    """Scans are recorded by their step inside this context."""
+    token = numbers.set(itertools.count())
+    try:
+        yield
+    finally:
+        numbers.reset(token)
 
 
 @contextmanager

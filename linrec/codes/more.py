@@ -187,15 +187,4 @@ Cure: none on your side; please report the reproducer. Leaving the pass out goes
     codes = [validate(leaky, ["canonicalize", "dce"]) or ""]
 """,
     ),
-    "LR9002": Code(
-        "linrec failed on a program that runs",
-        """\
-The original ran, and compiling it raised an error that is no refusal. The call gave the original's result;
-this is a defect of linrec.
-
-    linrec explain net.py:Net --input "f32[8,784,1]"
-
-Cure: none on your side; please report the program and what this prints.
-""",
-    ),
 }
