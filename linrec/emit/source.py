@@ -31,6 +31,12 @@ _POINTWISE = frozenset(
     "leaky_relu pow square reciprocal lerp where clamp clamp_min clamp_max maximum minimum to sign round floor ceil "
     "addcmul addcdiv detach clone conj real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
 )
+# what costs more to compute than to compare: order d^3, or d^2 log d
+_DERIVED = frozenset(
+    "matrix_exp linalg_matrix_exp linalg_matrix_power matrix_power matmul mm bmm einsum linalg_solve "
+    "linalg_solve_triangular triangular_solve linalg_inv inverse linalg_cholesky cholesky linalg_qr linalg_eigh "
+    "linalg_svd fft_rfft fft_irfft fft_fft fft_ifft tensordot kron".split()
+)
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,19 @@ class Program:
     namespace: dict[str, Any] = field(repr=False)
 
 
-def emit(graph: Graph, frozen: Collection[str] = ()) -> Program:
+def emit(graph: Graph, frozen: Collection[str] = (), *, keep_derived: bool = False) -> Program:
     """The graph as a function of all its inputs in order, returning (outputs, effects).
 
     `frozen` are the inputs that change rarely and need no gradient: what depends on them alone is kept.
+    `keep_derived` keeps products, factorisations and transforms of theirs too, not only what a kernel makes.
     """
-    return _Emitter(graph, frozenset(frozen)).program()
+    return _Emitter(graph, frozenset(frozen), keep_derived).program()
 
 
 class _Emitter:
-    def __init__(self, graph: Graph, frozen: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, frozen: frozenset[str], keep_derived: bool = False) -> None:
         self.graph, self.frozen = graph, frozen
+        self.costly = frozenset(KERNELS) | (_DERIVED if keep_derived else frozenset())
         self.by_name = graph.by_name()
         self.readers = graph.readers()
         self.lines: list[str] = []
@@ -179,7 +187,7 @@ class _Emitter:
             ):
                 still.add(op.result)
         edges = self.graph.edges()
-        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind in KERNELS}
+        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind in self.costly}
         wanted = {
             n for n in still
             if (n in self.graph.roots() or any(r.result not in still for r in self.readers.get(n, [])))
