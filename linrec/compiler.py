@@ -84,7 +84,7 @@ class Compiled:
     metadata: list[tuple[Any, ...]]
     report: Report
     rejected: bool = False
-    example: tuple[list[Any], Any] = ((), None)  # type: ignore[assignment]  # leaves and structure of the arguments
+    example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
 
     def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
         """The named lengths of a call, None if its shapes are not ones this program holds for."""
@@ -442,7 +442,7 @@ class Engine:
 def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
     """Arguments without the numbers in their tensors."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    kept = [x.detach().new_empty(1).expand(x.shape) if isinstance(x, Tensor) else x for x in leaves]
+    kept = [x.detach().new_empty(()).expand(x.shape) if isinstance(x, Tensor) else x for x in leaves]
     return kept, spec
 
 

@@ -259,7 +259,10 @@ class Recurring:
         else:
             # as written: the first steps are what is special
             args, kwargs = self._arguments(whole)
-            results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
+            if all(offset >= total for offset in self._stateful.offsets):
+                results: list[Any] = [None] * len(self.outputs)
+            else:
+                results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
             after = {n + _SEEN: x for n, x, a in zip(self.names, whole, self.inputs, strict=True) if a is not None}
         return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
 
@@ -341,23 +344,25 @@ class _Quick:
         if self.seen is None or state.__class__ is not dict or len(state) != len(self.names):
             return None
         run, constants, count, kinds, dtypes, default = self.seen
+        if len(tensors) != count or torch.get_default_dtype() is not default:
+            return None
         values = [space[name] for space, name in self.places]
         try:
             held = [state[name] for name in self.names]
         except KeyError:
             return None
-        for x, (shape, dtype, device) in zip((*tensors, *held), kinds):  # noqa: B905: lengths are compared above
+        for x, (shape, dtype, device) in zip((*tensors, *held), kinds, strict=False):
             if x.__class__ is not Tensor and not isinstance(x, Tensor):
                 return None
             if x.shape != shape or x.dtype is not dtype or x.device != device:
                 return None
-        if len(tensors) != count or [v.dtype for v in values] != dtypes or torch.get_default_dtype() is not default:
+        if [v.dtype for v in values] != dtypes:
             return None
         for space, name, value in self.watched:
             if space.get(name) is not value:
                 return None
         outputs = run(constants, *tensors, *values, *held)[0]
-        new = dict(zip(self.names, outputs[self.count :]))  # noqa: B905: the program has one output for each
+        new = dict(zip(self.names, outputs[self.count :], strict=False))
         if self.is_plain:
             return outputs[0], new
         return pytree.tree_unflatten(list(outputs[: self.count]), self.program.spec), new
