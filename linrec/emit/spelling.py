@@ -18,6 +18,7 @@ from linrec.ir import Arg, Op, Use
 
 _METHODS = frozenset("view expand new_zeros new_ones new_full new_empty repeat unfold type_as expand_as".split())
 _OTHERWISE = frozenset({"index_put", "to", "where_", "full_like", "max_pool1d"})  # their bindings take other arguments
+_ATTRIBUTES = {"numpy_T": "T", "mT": "mT", "mH": "mH"}
 _SHORT = {"linalg_": "torch.linalg", "fft_": "torch.fft"}
 _PYTHON = frozenset("silu mish relu6 hardswish hardsigmoid hardtanh elu selu celu leaky_relu softsign".split())
 ATEN = "aten_"  # the name under which an operator without a spelling is known in emitted text
@@ -31,6 +32,8 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return f"{write(op.args[0])}[{op.args[1]}]"
     if op.kind == "tensor":
         return _called("torch.tensor", op.args, op, write)
+    if op.kind in _ATTRIBUTES and isinstance(op.args[0], Use):
+        return f"{write(op.args[0])}.{_ATTRIBUTES[op.kind]}"
     if op.kind in ("slice", "select") and (text := _indexed(op, write)) is not None:
         return text
     if op.kind == "_to_copy" and [k for k, _ in op.attrs] == ["dtype"]:

@@ -165,12 +165,13 @@ class _Walk:
         for fact in self.facts.values():
             if isinstance(fact, Early) and fact.step:
                 self.warmup = max(self.warmup, fact.step + 1)
-            # a second axis as long as time grows with it
         for op in graph.ops:
             fact = self.facts.get(op.result)
             grows = [a for a, d in enumerate(_shape(op)) if "T" in names_of(d)]
             if any(not isinstance(fact, Along) or a != fact.axis for a in grows):
                 raise look_ahead(graph, op, "a tensor that grows with the number of steps is kept")
+        if any(isinstance(out, Size) and "T" in names_of(out) for out in graph.outputs):
+            raise look_ahead(graph, graph.ops[-1], "it returns the number of steps T")
         for name in (u.name for u in uses_in(graph.outputs)):
             fact = self.facts.get(name)
             if isinstance(fact, Along) and (fact.offset < 0 or fact.excess):
