@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linrec.api import compile, explain, recurrent, report
+    from linrec.api import compile, explain, export_step, recurrent, report, source, step_source, stream
     from linrec.compiler import disabled
     from linrec.errors import (
         CaptureError,
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from linrec.reports import Recurrence, Report
+    from linrec.states import state_index
 
 _HOME = {
-    **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
+    **dict.fromkeys(
+        ("compile", "explain", "export_step", "recurrent", "report", "source", "step_source", "stream"), "linrec.api"
+    ),
     "disabled": "linrec.compiler",
+    "state_index": "linrec.states",
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
         ("LinrecError", "CaptureError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
@@ -54,8 +58,13 @@ __all__ = [
     "compile",
     "disabled",
     "explain",
+    "export_step",
     "recurrent",
     "report",
+    "source",
+    "state_index",
+    "step_source",
+    "stream",
 ]
 
 

@@ -140,6 +140,7 @@ class Engine:
     report: Report = field(default_factory=Report)
     captures: int = 0
     environment: Environment | None = None
+    stateful: Any = None  # the recurrent form behind calls with a state
     _spec: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
@@ -219,8 +220,8 @@ class Engine:
         """The program for example inputs, or the last one made. Raises StateError if there is none."""
         if not args and not kwargs:
             made = [p for programs in self.programs.values() for p in programs]
-            if made:
-                return made[-1]
+            if made:  # the last one, but one that holds for any batch before one that does not
+                return max(enumerate(made), key=lambda item: (len(item[1].graph.sizes()), item[0]))[1]
             raise StateError(
                 "LR4005", f"{self.name} was not captured: {self.report.reason or 'it was not called yet'}",
                 help="call it once, or give example inputs: net.recurrent(x)",

@@ -74,6 +74,7 @@ class Recurring:
         )
         leaves, self._in_spec = compiled.example
         self._leaves = leaves
+        self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         self.kinds = tuple((x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
         self._environment = engine.environment_now()
         self._quick = _Quick(self)
@@ -102,6 +103,11 @@ class Recurring:
         return Form.of(self.step_graph, self.captured.keys(), keep_derived=True)
 
     @property
+    def offsets(self) -> tuple[int, ...]:
+        """The step at which each result has its first entry."""
+        return self._stateful.offsets
+
+    @property
     def graph(self) -> Graph:
         """The program from a state, as captured: no form chosen yet."""
         return self._stateful.onward
@@ -117,23 +123,24 @@ class Recurring:
         """What a program of this model depends on besides the numbers in its tensors."""
         environment = self.engine.environment_now()
         tensors = tuple((x.dtype, x.device, x.shape) for get in self.getters if isinstance(x := get(), Tensor))
-        return kinds, environment.fingerprint(), tensors, torch.get_default_dtype()
+        plain = tuple(o if isinstance(o, int | float | complex | str | None) else id(o) for o in self.others)
+        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype()
 
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments this program was captured for; numbers in tensors are zero."""
         return self.example_as(self.kinds)
 
-    def example_as(self, kinds: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same arguments with other element types and devices."""
-        given = iter(kinds)
+    def example_as(self, kinds: tuple[Any, ...], others: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same arguments with other element types and devices, and other values of what is no tensor."""
+        given, plain = iter(kinds), iter(others or self.others)
         made = []
         for leaf in self._leaves:
             if isinstance(leaf, Tensor):
                 dtype, device = next(given)
                 made.append(torch.zeros(leaf.shape, dtype=dtype, device=device))
             else:
-                made.append(leaf)
+                made.append(next(plain))
         args, kwargs = pytree.tree_unflatten(made, self._in_spec)
         return args, kwargs
 

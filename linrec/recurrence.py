@@ -18,6 +18,7 @@ from linrec.compiler import Compiled, Engine
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring
+from linrec.ragged import run_ragged
 from linrec.states import State, check
 
 
@@ -28,6 +29,20 @@ def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]
     (LR4004), or that could not be captured (LR4005).
     """
     return RecurrentModule(engine, engine.program_for(args, kwargs))
+
+
+def run_with_state(
+    engine: Engine, args: Any, kwargs: Any, state: Any, return_state: bool, lengths: Any, reset_mask: Any
+) -> Any:
+    """`net(x, state=..., return_state=..., lengths=..., reset_mask=...)`: the result, and the state if asked for."""
+    if engine.stateful is None:
+        engine.stateful = RecurrentModule(engine, engine.program_for(args, kwargs))
+    rnn: RecurrentModule = engine.stateful
+    if lengths is None and reset_mask is None:
+        result, after = rnn(*args, state=state, **kwargs)
+    else:
+        result, after = rnn.ragged(args, kwargs, state, lengths, reset_mask, return_state=return_state)
+    return (result, after) if return_state else result
 
 
 class RecurrentModule(nn.Module):
@@ -126,17 +141,51 @@ class RecurrentModule(nn.Module):
         program = self._fitting(tensors)
         return program.first(tensors, program.lengths(tensors, wide=True))
 
+    def first_state(self, args: Any, kwargs: Any, *, wide: bool) -> State:
+        """The state before the first step of a call; `wide` if its tensors have their time axes."""
+        tensors = self._tensors(args, kwargs)
+        program = self._fitting(tensors)
+        lengths = program.lengths(tensors, wide=wide)
+        if not wide:
+            tensors = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
+        return program.first(tensors, {**lengths, "T": 1})
+
+    def ragged(
+        self, args: Any, kwargs: Any, state: State | None, lengths: Any, reset_mask: Any, *, return_state: bool
+    ) -> tuple[Any, State | None]:
+        """A call with rows of different lengths, or that start afresh: see `linrec.ragged`."""
+        tensors = self._tensors(args, kwargs)
+        program = self._fitting(tensors)
+        if state is not None and not program.is_warming(state):
+            check(state, program.leaves, program.lengths(tensors, wide=True), tensors[0].device)
+        outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
+        return program.shaped(outputs), after
+
     # which program ---------------------------------------------------------------------------------
 
     def _tensors(self, args: Any, kwargs: Any) -> list[Tensor]:
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        leaves = pytree.tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         names = self._current.names
         if len(tensors) != len(names):
             raise StateError(
                 "LR4002", f"expected {len(names)} tensors ({', '.join(names)}), got {len(tensors)}",
                 help="give the arguments of the original, in their order; the state by keyword",
             )  # fmt: skip
+        others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        if others and others != self._current.others:
+            self._take_others(others)
         return tensors
+
+    def _take_others(self, others: list[Any]) -> None:
+        """Numbers, strings and flags other than those of the example: another program."""
+        if len(others) != len(self._current.others):
+            raise StateError(
+                "LR4002", f"this form was made for the arguments {self._current.others}, got {others}",
+                help="make the recurrent form with the same arguments: net.recurrent(...)",
+            )  # fmt: skip
+        args, kwargs = self._current.example_as(self._current.kinds, others)
+        self._current = self._make(self._engine.program_for(args, kwargs))
 
     def _make(self, compiled: Compiled) -> Recurring:
         program = Recurring(compiled, self._engine)
