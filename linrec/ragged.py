@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linrec.dtypes import LONG
 from linrec.errors import StateError
 from linrec.ir import Graph, Type, Use
 from linrec.program import Recurring
-from linrec.sizes import Size
+from linrec.sizes import Size, evaluate
 from linrec.states import BATCH, State
 
 
@@ -33,6 +34,9 @@ class Segment:
     stop: int
     goes_on: bool
     is_final: bool
+
+
+Ran = tuple[list[Segment], list[Any], State]  # a group of segments, its results, and the states after it
 
 
 def run_ragged(
@@ -68,7 +72,10 @@ def run_ragged(
     batch = _Ragged(program, list(tensors), rows, steps)
     if ends is not None and resets is None and not return_state and batch.is_stepwise:
         return batch.masked(state, ends), None
-    return batch.run(state, batch.segments(ends, resets))
+    ran = batch.run(state, batch.segments(ends, resets))
+    base = [o if state is None else 0 for o in program.offsets]
+    results = [batch.laid(n, ran, base[n]) for n in range(len(program.outputs))]
+    return results, batch.final(ran) if return_state else None
 
 
 def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -113,10 +120,9 @@ class _Ragged:
         self.program, self.tensors, self.rows, self.steps = program, tensors, rows, steps
         types = {i.name: i.type for i in program.graph.inputs} | {op.result: op.type for op in program.graph.ops}
         self.batch_of_input = [_axis(t) for t in program.types]
-        self.batch_of_output = [
-            _axis(types.get(o.name)) if isinstance(o, Use) else None
-            for o in program.graph.outputs[: len(program.outputs)]
-        ]
+        outputs = program.graph.outputs[: len(program.outputs)]
+        self.output_types = [types.get(o.name) if isinstance(o, Use) else None for o in outputs]
+        self.batch_of_output = [_axis(t) for t in self.output_types]
 
     @property
     def is_stepwise(self) -> bool:
@@ -162,13 +168,13 @@ class _Ragged:
                 found.append(Segment(row, start, after, start not in marks, after == stop))
         return found
 
-    def run(self, state: State | None, segments: list[Segment]) -> tuple[list[Any], State]:
+    def run(self, state: State | None, segments: list[Segment]) -> list[Ran]:
         """Segments of equal length and equal start as one batch each."""
         program = self.program
         groups: defaultdict[tuple[int, bool], list[Segment]] = defaultdict(list)
         for s in segments:
             groups[s.stop - s.start, s.goes_on and state is not None].append(s)
-        ran: list[tuple[list[Segment], list[Any], State]] = []
+        ran: list[Ran] = []
         for (length, goes_on), members in groups.items():
             rows = torch.tensor([s.row for s in members], device=self.tensors[0].device)
             held = self.state_rows(state, rows) if goes_on and state is not None else None
@@ -179,9 +185,7 @@ class _Ragged:
             else:
                 outputs, after = [None] * len(program.outputs), held or program.first(inputs, sizes)
             ran.append((members, outputs, after))
-        base = [o if state is None else 0 for o in program.offsets]
-        results = [self.laid(n, ran, base[n]) for n in range(len(program.outputs))]
-        return results, self.final(ran)
+        return ran
 
     def cut(self, x: Tensor, n: int, members: list[Segment], length: int) -> Tensor:
         """One argument for a group of segments."""
@@ -203,12 +207,12 @@ class _Ragged:
         axes = {leaf.name: _axis(leaf.type) for leaf in self.program.leaves}
         return {n: v if axes.get(n, 0) is None else v.index_select(axes.get(n, 0) or 0, rows) for n, v in state.items()}
 
-    def laid(self, n: int, ran: list[tuple[list[Segment], list[Any], State]], base: int) -> Any:
+    def laid(self, n: int, ran: list[Ran], base: int) -> Any:
         """One result of all groups, each entry where it belongs; zero where there is none."""
         batch, time = self.batch_of_output[n], self.program.outputs[n]
         made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
-        if not made:
-            return None
+        if not made:  # no row has a step
+            return self.nothing(n)
         if batch is None:
             raise StateError("LR4008", "a result has no batch axis", help="return one value for each row of the batch")
         flat: list[Tensor] = []
@@ -231,7 +235,16 @@ class _Ragged:
         whole = entries.index_select(0, place.flatten()).unflatten(0, (self.rows, steps))
         return whole.movedim((0, 1), (batch, time)) if isinstance(time, int) else whole.squeeze(1).movedim(0, batch)
 
-    def final(self, ran: list[tuple[list[Segment], list[Any], State]]) -> State:
+    def nothing(self, n: int) -> Tensor | None:
+        """Zeros in the shape of a result, None for what has no type."""
+        type_ = self.output_types[n]
+        if not isinstance(type_, Type):
+            return None
+        sizes = {**self.program.lengths(self.tensors, wide=True)}
+        shape = [evaluate(d, sizes) for d in type_.shape]
+        return torch.zeros(shape, dtype=getattr(torch, LONG[type_.dtype]), device=self.tensors[0].device)
+
+    def final(self, ran: list[Ran]) -> State:
         """The state in which each row ends."""
         ends = [(members, after) for members, _, after in ran if any(s.is_final for s in members)]
         names = {tuple(sorted(after)) for _, after in ends}
@@ -245,7 +258,7 @@ class _Ragged:
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
         found: State = {}
-        for name in sorted(names.pop()) if names else []:
+        for name in ends[0][1] if ends else ():
             axis = axes.get(name, 0)
             values = [after[name] for _, after in ends]
             if axis is None or any(v.shape[1:] != values[0].shape[1:] for v in values):

@@ -45,7 +45,8 @@ class Stream:
         if self.state is None or self.state is not self._buffers:
             result = self.step(*args)
             assert self.state is not None
-            self.state = self._buffers = {name: value.clone() for name, value in self.state.items()}
+            if not self.rnn.program.is_warming(self.state):
+                self.state = self._buffers = {name: value.clone() for name, value in self.state.items()}
             return result
         result, new = self.rnn.step(*args, state=self.state)
         for name, value in new.items():
@@ -78,7 +79,7 @@ class Stream:
         new = {}
         for name, value in self.state.items():
             rows = mask.to(value.device).view(-1, *(1,) * (value.dim() - 1))
-            new[name] = torch.where(rows, first[name], value)
+            new[name] = torch.where(rows, first[name].to(value), value)
         if self.state is self._buffers:
             for name, value in new.items():
                 self.state[name].copy_(value)

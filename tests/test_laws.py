@@ -31,7 +31,7 @@ STEPS = 11
 def made(name: str) -> tuple[Any, RecurrentModule]:
     """An architecture and its recurrent form, made once for all tests."""
     model = ALL[name].build()
-    rnn = linrec.recurrent(linrec.compile(model, verify="off"), *ALL[name].inputs(9, 2))
+    rnn = linrec.recurrent(linrec.compile(model, verify="off"), *ALL[name].inputs(9, 5))
     assert isinstance(rnn, RecurrentModule)
     return model, rnn
 

@@ -31,6 +31,7 @@ from linrec.emit.alignment import (
     placed,
     reach,
 )
+from linrec.emit.unpeel import unpeel
 from linrec.ir import Arg, Atom, Graph, Input, Op, Type, Use, map_uses, uses_in
 from linrec.sizes import Dim, Size, names_of
 
@@ -69,7 +70,7 @@ def stateful(graph: Graph) -> Stateful:
 
     Raises StateError where that cannot be: LR4003 for what looks ahead, LR4004 for loops that do not take each step.
     """
-    graph = _explicit(graph)
+    graph = _explicit(unpeel(graph))
     walk = _Walk(graph)
     walk.run()
     return _Builder(graph, walk).build()
