@@ -63,7 +63,7 @@ def export_step(program: Recurring, file: str | os.PathLike[str] | None = None) 
     for i in program.step_graph.inputs:
         if i.role != "input" and not i.path.startswith("state:"):
             continue
-        shape = [evaluate(d, {n: EXAMPLE_BATCH for n in d.names}) if isinstance(d, Size) else d for d in i.type.shape]
+        shape = [evaluate(d, {**program.sizes, BATCH: EXAMPLE_BATCH}) for d in i.type.shape]
         examples.append(torch.zeros(shape, dtype=getattr(torch, LONG[i.type.dtype])))
         dynamic.append({a: batch for a, d in enumerate(i.type.shape) if isinstance(d, Size) and BATCH in d.names})
     with torch.no_grad():

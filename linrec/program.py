@@ -196,25 +196,33 @@ class Recurring:
         return self.named(self.starting(*tensors, *self.values()), tensors[0].device, lengths)
 
     def first_for_batch(self, batch: int) -> State:
-        """The state before the first step of a batch, where the inputs do not matter."""
-        needed = {n for leaf in self._stateful.start.outputs for n in _sources(self._stateful.start, leaf)}
-        read = [n for n in self.names if n in needed]
-        if read and not self.warmup:
+        """The state before the first step of a batch, where the numbers in the inputs do not matter."""
+        found: list[State] = []
+        for fill in (float("nan"), 1.0):  # what depends on the inputs is NaN once, or 0 once and 1 once
+            tensors = [
+                torch.full(shape, fill, dtype=dtype, device=device)
+                if dtype.is_floating_point or dtype.is_complex
+                else torch.full(shape, int(fill == 1.0), dtype=dtype, device=device)
+                for shape, (dtype, device) in zip(self.shapes(batch), self.kinds, strict=True)
+            ]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and fill == 1.0):
+                found.append(self.first(tensors, self.lengths(tensors, wide=True)))
+        if any(not torch.equal(v, found[0][name]) for name, v in found[1].items()):
             raise StateError(
-                "LR4006", f"the first state is made from {', '.join(read)}",
+                "LR4006", f"the first state is made from the inputs ({', '.join(self.names)})",
                 help="start with state=None, or give the arguments: rnn.init_state(" + ", ".join(self.names) + ")",
             )  # fmt: skip
-        lengths: dict[str, int] = {"T": 1, BATCH: batch}
-        tensors = []
-        for type_, (dtype, device), leaf in zip(
-            self.types, self.kinds, (x for x in self._leaves if isinstance(x, Tensor)), strict=True
-        ):
-            shape = [
-                evaluate(d, lengths) if isinstance(d, Size) and d.names <= lengths.keys() else n
-                for d, n in zip(type_.shape, leaf.shape, strict=True)
-            ]
-            tensors.append(torch.zeros(shape, dtype=dtype, device=device))
-        return self.first(tensors, self.lengths(tensors, wide=True))
+        return found[1]
+
+    def shapes(self, batch: int) -> list[list[int]]:
+        """The shapes of the arguments for one step of a batch; other sizes as in the example."""
+        sizes = {**self.sizes, "T": 1, BATCH: batch}
+        return [[evaluate(d, sizes) for d in type_.shape] for type_ in self.types]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The named lengths of the example."""
+        return self.lengths([torch.empty(x.shape, device="meta") for x in self._leaves if isinstance(x, Tensor)], wide=True)
 
     def named(self, values: Sequence[Any], device: torch.device, lengths: Mapping[str, int]) -> State:
         """Leaves as full tensors: numbers and narrower tensors are expanded."""
@@ -392,26 +400,6 @@ def _cleaned(graph: Graph) -> Graph:
 
 def _passed(graph: Graph, lengths: dict[str, int], frozen: frozenset[str], forms: Any) -> Graph:
     return default_pipeline().run(graph, Context(lengths, frozen, forms))
-
-
-def _sources(graph: Graph, arg: Any) -> set[str]:
-    """The inputs whose numbers an output depends on; shapes and element types apart."""
-    from linrec.ir import uses_in
-
-    by_name = graph.by_name()
-    found: set[str] = set()
-    open_, seen = [u.name for u in uses_in(arg)], set()
-    while open_:
-        name = open_.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        op = by_name.get(name)
-        if op is None:
-            found.add(name)
-        elif op.kind not in ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like"):
-            open_ += [u.name for u in op.all_uses()]
-    return found
 
 
 def _shown(dims: Sequence[Any]) -> str:
