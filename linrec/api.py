@@ -99,7 +99,9 @@ def stream(model: Any, batch: int, *example_inputs: Any, **example_kwargs: Any) 
     from linrec.recurrence import recurrent_form
     from linrec.streaming import Stream
 
-    return Stream(recurrent_form(_engine_of(model) or _new_engine(model, Options()), example_inputs, example_kwargs), batch)
+    return Stream(
+        recurrent_form(_engine_of(model) or _new_engine(model, Options()), example_inputs, example_kwargs), batch
+    )
 
 
 def source(model: Any, *example_inputs: Any, **example_kwargs: Any) -> str:
@@ -222,9 +224,7 @@ def _compile_module(model: nn.Module, options: Options) -> nn.Module:
     forward = state.pop("forward", None)
     new.__dict__.update(state)
     function = type(model).forward.__get__(new) if forward is None else forward
-    names = {
-        n for n in _MEMBERS if n in state["_modules"] or n in state["_parameters"] or n in state["_buffers"]
-    }
+    names = {n for n in _MEMBERS if n in state["_modules"] or n in state["_parameters"] or n in state["_buffers"]}
     if names:  # the user's own names win over ours
         new.__class__ = _subclass(type(model), frozenset(names))
     vars(new)[_ENGINE] = Engine(function, type(model).__name__, options, new)

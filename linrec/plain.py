@@ -14,7 +14,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -133,7 +133,7 @@ class _Text:
         name = self.prefix[id(program)]
         return "(" + "".join(f"{name}_{c.function}, " for c in program.constants) + ")"
 
-    def plain(self, function: FunctionType) -> None:
+    def plain(self, function: Callable[..., Any]) -> None:
         """A function of linrec's with everything of its own module that it needs."""
         name = function.__name__
         if name in self.helpers:

@@ -156,7 +156,9 @@ class Recurring:
                     lengths.setdefault(dim.terms[0][0][0], actual)
         for x, type_, axis, name in zip(tensors, self.types, self.inputs, self.names, strict=True):
             dims = type_.shape if wide or axis is None else (*type_.shape[:axis], *type_.shape[axis + 1 :])
-            wanted = tuple(evaluate(d, lengths) if isinstance(d, Size) and d.names <= lengths.keys() else d for d in dims)
+            wanted = tuple(
+                evaluate(d, lengths) if isinstance(d, Size) and d.names <= lengths.keys() else d for d in dims
+            )
             if any(isinstance(w, int) and w != n for n, w in zip(x.shape, wanted, strict=True)):
                 raise StateError(
                     "LR4002", f"{name} has shape {tuple(x.shape)}, this program takes {_shown(dims)}",
@@ -222,7 +224,9 @@ class Recurring:
     @property
     def sizes(self) -> dict[str, int]:
         """The named lengths of the example."""
-        return self.lengths([torch.empty(x.shape, device="meta") for x in self._leaves if isinstance(x, Tensor)], wide=True)
+        return self.lengths(
+            [torch.empty(x.shape, device="meta") for x in self._leaves if isinstance(x, Tensor)], wide=True
+        )
 
     def named(self, values: Sequence[Any], device: torch.device, lengths: Mapping[str, int]) -> State:
         """Leaves as full tensors: numbers and narrower tensors are expanded."""
@@ -249,7 +253,9 @@ class Recurring:
         new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
 
-    def _warm(self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]) -> tuple[list[Any], State]:
+    def _warm(
+        self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
+    ) -> tuple[list[Any], State]:
         """All inputs so far; the whole program runs on them once there are enough."""
         new = lengths["T"]
         whole = list(tensors)
@@ -270,12 +276,12 @@ class Recurring:
             found = self.starting(*whole, *self.values())
             count = len(self.outputs)
             after = self.named(found[count:], sample.device, {**lengths, "T": total})
-            results = list(found[:count])
+            results: list[Any] = list(found[:count])
         else:
             # as written: the first steps are what is special
             args, kwargs = self._arguments(whole)
             if all(offset >= total for offset in self._stateful.offsets):
-                results: list[Any] = [None] * len(self.outputs)
+                results = [None] * len(self.outputs)
             else:
                 results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
             after = {n + _SEEN: x for n, x, a in zip(self.names, whole, self.inputs, strict=True) if a is not None}
@@ -296,11 +302,15 @@ class Recurring:
     def narrowed(self, outputs: Sequence[Any]) -> list[Any]:
         """Results of one step without their time axes; None where there is none yet."""
         return [
-            (out.select(axis, 0) if out.shape[axis] else None) if isinstance(axis, int) and isinstance(out, Tensor) else out
+            (out.select(axis, 0) if out.shape[axis] else None)
+            if isinstance(axis, int) and isinstance(out, Tensor)
+            else out
             for out, axis in zip(outputs, self.outputs, strict=True)
         ]
 
-    def take(self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]) -> tuple[list[Any], State]:
+    def take(
+        self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
+    ) -> tuple[list[Any], State]:
         """One step: outputs without time axes, and the next state."""
         if state is None:
             wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, self.inputs, strict=True)]

@@ -149,10 +149,10 @@ class _Ragged:
             clean.append(_where(valid, moved, last).movedim((0, 1), (batch, time)))
         outputs, _ = self.program.advance(clean, state, {"T": self.steps, BATCH: self.rows})
         results = []
-        for out, batch, time in zip(outputs, self.batch_of_output, self.program.outputs, strict=True):
-            assert batch is not None and isinstance(time, int)
-            moved = out.movedim((batch, time), (0, 1))
-            results.append(_where(valid, moved, torch.zeros_like(moved)).movedim((0, 1), (batch, time)))
+        for out, batch, axis in zip(outputs, self.batch_of_output, self.program.outputs, strict=True):
+            assert batch is not None and isinstance(axis, int)
+            moved = out.movedim((batch, axis), (0, 1))
+            results.append(_where(valid, moved, torch.zeros_like(moved)).movedim((0, 1), (batch, axis)))
         return results
 
     # segments --------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class _Ragged:
             count += len(members) * many
         entries = torch.cat([*flat, torch.zeros_like(flat[0][:1])])  # entry -1 is zero
         place = torch.where(place < 0, count, place).to(device)
-        whole = entries.index_select(0, place.flatten()).unflatten(0, (self.rows, steps))
+        whole = entries.index_select(0, place.flatten()).view(self.rows, steps, *entries.shape[1:])
         return whole.movedim((0, 1), (batch, time)) if isinstance(time, int) else whole.squeeze(1).movedim(0, batch)
 
     def nothing(self, n: int) -> Tensor | None:

@@ -109,7 +109,11 @@ class RecurrentModule(nn.Module):
     def step(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """One step from `state`: (the original's outputs without time axis, the next state)."""
         if kwargs or len(args) != self._current.arity:
-            if state is None and len(args) == 1 + self._current.arity and (args[-1] is None or isinstance(args[-1], dict)):
+            if (
+                state is None
+                and len(args) == 1 + self._current.arity
+                and (args[-1] is None or isinstance(args[-1], dict))
+            ):
                 args, state = args[:-1], args[-1]
             tensors = self._tensors(args, kwargs)
         else:

@@ -75,7 +75,8 @@ class HGRN(nn.Module):
         for t in range(x.shape[1]):
             h = f[:, t] * h + (1 - f[:, t]) * c[:, t]
             hs.append(h)
-        return self.norm(torch.stack(hs, 1)) * g
+        y: Tensor = self.norm(torch.stack(hs, 1)) * g
+        return y
 
 
 class MambaBlock(nn.Module):
@@ -101,7 +102,8 @@ class MambaBlock(nn.Module):
         for t in range(x.shape[1]):
             h = torch.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None, :]
             ys.append((h * C[:, t, None, :]).sum(-1) + self.D * u[:, t])
-        return x + self.out(torch.stack(ys, 1) * F.silu(z))
+        y: Tensor = x + self.out(torch.stack(ys, 1) * F.silu(z))
+        return y
 
 
 class Stack(nn.Module):
@@ -116,7 +118,8 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for norm, layer in zip(self.norms, self.layers, strict=True):
             x = x + layer(norm(x))
-        return self.head(x)
+        y: Tensor = self.head(x)
+        return y
 
 
 class GRULoop(nn.Module):
@@ -166,7 +169,8 @@ class HybridStack(nn.Module):
         for t in range(x.shape[1]):
             h = self.cell(x[:, t], h)
             hs.append(h)
-        return self.second(torch.stack(hs, 1) + x)
+        y: Tensor = self.second(torch.stack(hs, 1) + x)
+        return y
 
 
 def moving_average(x: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from architectures import (
     HGRN,
-    LMU,
     GRULoop,
     LSTMByHand,
     MambaBlock,
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 import linrec
 from linrec.errors import StateError
+from linrec.nn import LMU
 from linrec.recurrence import RecurrentModule
 
 
@@ -126,7 +126,8 @@ def test_what_is_not_in_the_state_dict() -> None:
             out.append(h)
         return torch.stack(out, 1)
 
-    net, x = linrec.compile(scaled), torch.randn(2, 6, 3)
+    net: Any = linrec.compile(scaled)
+    x = torch.randn(2, 6, 3)
     net(x)
     space: dict[str, Any] = {}
     exec(net.source(), space)
@@ -144,7 +145,8 @@ def test_special_first_steps_have_no_single_step() -> None:
             out.append(0.5 * out[-1] + x[:, t] - x[:, t - 1])
         return torch.stack(out, 1)
 
-    net, x = linrec.compile(differences), torch.randn(2, 6, 3)
+    net: Any = linrec.compile(differences)
+    x = torch.randn(2, 6, 3)
     net(x)
     for call in (net.step_source, net.export_step):
         with pytest.raises(StateError, match="LR4007"):
@@ -159,6 +161,7 @@ def test_exported_steps_take_any_batch(name: str) -> None:
     program = net.export_step()
     assert isinstance(program, torch.export.ExportedProgram)
     run, rnn = program.module(), linrec.recurrent(net)
+    assert isinstance(rnn, RecurrentModule)
     with torch.no_grad():
         for batch in (1, 3, 5):
             _, state = rnn.step(x[:batch, 0])

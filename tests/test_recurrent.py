@@ -238,7 +238,7 @@ def test_steps_train_too() -> None:
     rnn = form(Filter(), x)
     with torch.no_grad():
         folded(rnn, x)  # kept coefficients must not stop gradients later
-    folded(rnn, x).square().mean().backward()
+    torch.autograd.backward(folded(rnn, x).square().mean())
     stepped = [p.grad.clone() for p in rnn.parameters() if p.grad is not None]
     rnn.zero_grad()
     rnn(x)[0].square().mean().backward()
@@ -327,9 +327,9 @@ def test_numbers_among_the_arguments() -> None:
     x = torch.randn(2, 6, 3)
     rnn = form(decayed, x)
     same(rnn(x)[0], decayed(x), rel=1e-5)
-    rnn = linrec.recurrent(linrec.compile(decayed), x, decay=0.9)
-    same(rnn(x, decay=0.9)[0], decayed(x, 0.9), rel=1e-5)
-    same(rnn(x, decay=0.2)[0], decayed(x, 0.2), rel=1e-5)
+    other = linrec.recurrent(linrec.compile(decayed), x, decay=0.9)
+    same(other(x, decay=0.9)[0], decayed(x, 0.9), rel=1e-5)
+    same(other(x, decay=0.2)[0], decayed(x, 0.2), rel=1e-5)
 
 
 def test_users_words_win() -> None:
@@ -437,7 +437,10 @@ def test_padding_does_not_leak(model: Callable[[], nn.Module], lengths: list[int
             zeros = [torch.zeros_like(p) if v is None else v for v, p in zip(g, net.parameters(), strict=True)]
             alone_grads = zeros if alone_grads is None else [a + b for a, b in zip(alone_grads, zeros, strict=True)]
         if alone_grads is not None:
-            same([torch.zeros_like(a) if g is None else g for g, a in zip(grads[1:], alone_grads, strict=True)], alone_grads)
+            same(
+                [torch.zeros_like(a) if g is None else g for g, a in zip(grads[1:], alone_grads, strict=True)],
+                alone_grads,
+            )
 
 
 @given(data=st.data())
@@ -456,6 +459,7 @@ def test_resets_start_rows_afresh(data: st.DataObject) -> None:
             y, held = net(x[row : row + 1, t : t + 1], state=held, return_state=True)
             same(result["all"][row, t], y["all"][0, 0])
         same(result["last"][row], y["last"][0])
+        assert held is not None
         same({k: v[row] for k, v in state.items()}, {k: v[0] for k, v in held.items()})
 
 
@@ -469,7 +473,7 @@ def test_rows_that_cannot_be_told_apart() -> None:
     with pytest.raises(StateError, match="LR4008") as caught:
         net(x, lengths=torch.tensor([1, 2, 3]))
     assert caught.value.line is not None and "`mean`" in str(caught.value)
-    plain = linrec.compile(moving_average)
+    plain: Any = linrec.compile(moving_average)
     for bad in (torch.tensor([1, 2]), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 2, 9])):
         with pytest.raises(StateError, match="LR4008"):
             plain(x, lengths=bad)

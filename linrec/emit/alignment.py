@@ -346,9 +346,11 @@ def reach(op: Op, source: int, shapes: Shapes) -> tuple[int, int] | None:
         plain = one(given(3, "stride", 1)) == 1 and one(given(4, "padding", 0)) == 0
         return ((taps - 1) * spread, source) if plain and isinstance(taps, int) and isinstance(spread, int) else None
     if op.kind in ("avg_pool1d", "max_pool1d") and source == last:
-        taps = one(op.args[1])
-        plain = one(given(2, "stride", 0)) == 1 and one(given(3, "padding", 0)) == 0 and one(given(4, "d", 1)) in (1, False)
-        return (taps - 1, source) if plain and isinstance(taps, int) else None
+        width = one(op.args[1])
+        plain = (
+            one(given(2, "stride", 0)) == 1 and one(given(3, "padding", 0)) == 0 and one(given(4, "d", 1)) in (1, False)
+        )
+        return (width - 1, source) if plain and isinstance(width, int) else None
     if op.kind == "unfold" and op.args[3] == 1 and isinstance(op.args[1], int) and isinstance(op.args[2], int):
         return (op.args[2] - 1, source) if op.args[1] % (last + 1) == source else None
     if op.kind == "diff" and len(op.args) <= 3:

@@ -5,6 +5,8 @@ Directly where an operator does not care for one more axis, under torch.func.vma
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from linrec.emit.writer import Writer
 from linrec.ir import Arg, Op, Type, Use
 from linrec.linear.random import RANDOM
@@ -15,8 +17,24 @@ _POINTWISE = frozenset(
     "leaky_relu pow square reciprocal lerp where clamp clamp_min clamp_max maximum minimum to sign round floor ceil "
     "addcmul addcdiv detach clone conj real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
 )
-class Maps(Writer):
+
+
+class Maps(Writer, ABC):
     """Writes ops for all steps at once."""
+
+    done: set[str]  # what exists by now
+
+    @abstractmethod
+    def is_map(self, component: list[str]) -> bool:
+        """Is this component one op that varies over time and has no state?"""
+
+    @abstractmethod
+    def needs(self, component: list[str]) -> set[str]:
+        """What must exist before it can run."""
+
+    @abstractmethod
+    def loop(self, component: list[str]) -> None:
+        """Write a component as a loop over steps."""
 
     def maps(self, ready: list[list[str]], waiting: list[list[str]]) -> set[str]:
         """All maps of one time domain that can run now, those that the first ones enable too."""

@@ -35,9 +35,7 @@ class _Stepper:
         """Rewrite all ops in their order."""
         onward = self.program.onward
         one = specialized(onward, {"T": 1})
-        self.axis = {
-            i.name: a for i, a in zip(onward.inputs, self.program.inputs, strict=False) if a is not None
-        }
+        self.axis = {i.name: a for i, a in zip(onward.inputs, self.program.inputs, strict=False) if a is not None}
         self.types = {i.name: i.type for i in one.inputs}
         self.types |= {op.result: op.type for op in one.ops if isinstance(op.type, Type)}
         inputs = list(one.inputs)
@@ -52,7 +50,9 @@ class _Stepper:
         for out, axis in zip(one.outputs, self.program.outputs, strict=False):
             outputs.append(self.slim(out) if isinstance(axis, int) and isinstance(out, Use) else self.plain(out))
         outputs += [self.plain(o) for o in one.outputs[len(self.program.outputs) :]]
-        return replace(one, name=f"{one.name}.step", inputs=tuple(inputs), times=(), ops=tuple(self.ops), outputs=tuple(outputs))
+        return replace(
+            one, name=f"{one.name}.step", inputs=tuple(inputs), times=(), ops=tuple(self.ops), outputs=tuple(outputs)
+        )
 
     def step(self, before: Op, op: Op, by_name: dict[str, Op]) -> None:
         """One op, inside or outside the loops."""
@@ -113,7 +113,9 @@ class _Stepper:
         from_end = len(op.type.shape) - axis
         fits = all(u in varying or len(self.types[u.name].shape) < from_end for u in op.uses())
         if op.kind in _NARROW and fits and not any(isinstance(a, tuple) and op.kind in ELEMENTWISE for a in op.args):
-            self.ops.append(replace(op.map_uses(lambda u: self.slim(u) if u in varying else u), type=_without(op.type, axis)))
+            self.ops.append(
+                replace(op.map_uses(lambda u: self.slim(u) if u in varying else u), type=_without(op.type, axis))
+            )
             self.narrow[op.result] = Use(op.result)
             return None
         if op.kind == "alias" and varying[0].name in self.narrow:

@@ -290,6 +290,7 @@ class _Emitter(Loops):
     def returned(self, arg: Arg) -> str:
         return self.literal(arg)
 
+
 def _names(op: Op) -> set[str]:
     found: set[str] = set()
 

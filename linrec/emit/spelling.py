@@ -76,7 +76,8 @@ def _indexed(op: Op, write: Callable[[Arg], str]) -> str | None:
     before = ":, " * dim
     if op.kind == "select":
         return f"{write(op.args[0])}[{before}{write(op.args[2])}]"
-    start, end, step = (*op.args[2:], *(None, None, 1)[len(op.args) - 2 :])
+    given = [*op.args[2:], None, None, 1]
+    start, end, step = given[0], given[1] if len(op.args) > 3 else None, given[2] if len(op.args) > 4 else 1
     if step != 1:
         return None
     first = "" if start in (None, 0) else write(start)

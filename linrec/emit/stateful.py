@@ -295,7 +295,9 @@ class _Walk:
     def over_time(self, op: Op, source: Use, fact: Along) -> Fact:
         """Ops along the axis of time itself, None if `op` is none."""
         length = self.types[source.name].shape[fact.axis]
-        at_time = len(op.args) > 1 and isinstance(op.args[1], int) and op.args[1] % len(_shape_of(self, source)) == fact.axis
+        at_time = (
+            len(op.args) > 1 and isinstance(op.args[1], int) and op.args[1] % len(_shape_of(self, source)) == fact.axis
+        )
         if op.kind == "select" and at_time:
             index = op.args[2]
             if isinstance(index, int) and index >= 0:
@@ -520,7 +522,12 @@ class _Builder:
 
     def shape_argument(self, arg: Arg, op: Op, fact: Along) -> Arg:
         """A shape as an argument: time is T long now."""
-        if op.kind in SHAPED and isinstance(arg, tuple) and isinstance(op.type, Type) and len(arg) == len(op.type.shape):
+        if (
+            op.kind in SHAPED
+            and isinstance(arg, tuple)
+            and isinstance(op.type, Type)
+            and len(arg) == len(op.type.shape)
+        ):
             if "T" in (names_of(d) if isinstance(d := arg[fact.axis], Size) else ()):
                 return (*arg[: fact.axis], T, *arg[fact.axis + 1 :])
         return arg

@@ -46,7 +46,10 @@ class _Match:
             return None
         if any(op.result not in self.first for op in states):
             return None
-        if any(op.kind == "signal" and (op.args[3] != 1 or not isinstance(op.args[2], int) or op.args[2] < 1) for op in members):
+        if any(
+            op.kind == "signal" and (op.args[3] != 1 or not isinstance(op.args[2], int) or op.args[2] < 1)
+            for op in members
+        ):
             return None
         joins = self.joined(by_name, {op.result for op in members})
         if joins is None:
@@ -117,7 +120,9 @@ class _Match:
                 op = replace(op, args=(*op.args[:2], op.args[2] - 1, op.args[3]))
         elif op.result in joins.values() and isinstance(op.type, Type):
             axis = op.args[1]
-            op = replace(op, type=Type(op.type.dtype, tuple(d + 1 if i == axis else d for i, d in enumerate(op.type.shape))))
+            op = replace(
+                op, type=Type(op.type.dtype, tuple(d + 1 if i == axis else d for i, d in enumerate(op.type.shape)))
+            )
         elif op.result in joins:
             parts = op.args[0]
             assert isinstance(parts, tuple)
