@@ -18,8 +18,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
-from linrec.frontends.loop.declared import MARKS, PREFIX
-from linrec.frontends.loop.declared import is_mark
+from linrec.frontends.loop.declared import MARKS, PREFIX, is_mark
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Trace
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in

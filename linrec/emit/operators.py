@@ -37,15 +37,6 @@ class Operator:
         return self._call(*args, **kwargs)
 
 
-def operator(kind: str) -> Callable[..., Any]:
-    """The function that computes an op of this kind, a fresh one for each op: overloads differ by op."""
-    if kind in KERNELS:
-        return KERNELS[kind]
-    if kind == "tensor":
-        return torch.tensor
-    return Operator(kind)
-
-
 def shifted(signal: torch.Tensor, axis: int, delay: int, before: tuple[Any, ...], backward: bool) -> torch.Tensor:
     """A signal read `delay` steps back: `before[j]` is its value j+1 steps before the first."""
     count = signal.shape[axis]
