@@ -4,7 +4,7 @@ Each axis of the states either *passes* (its label goes from old to new state, w
 it) or *mixes*. With e the passing axes and n all mixing ones (every state, every delay), a step is A[k]: (e, n, n),
 b[k]: (e, n); n = 1 is the elementwise scan. A and b are maps over time, so they are made for all steps at once.
 
-    scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e)
+    scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e); a of size one along time if it does not vary
     scan_dense(A, b, s)            the same with matrices: (T, e, n)
 """
 
@@ -80,7 +80,7 @@ class _Lowering:
     def run(self) -> Graph:
         write = self.write
         steps = (self.time.trip,)
-        a = self._over_time(self._transition())
+        a = self._over_time(self._transition(), is_broadcast=self.diagonal)
         b = self._over_time(self._offset())
         s = self._initial()
         kind = "scan_diagonal" if self.diagonal else "scan_dense"
@@ -89,12 +89,13 @@ class _Lowering:
             states = write.make("flip", (states, (0,)), (*steps, *self.shape, *self.n))
         return self._replaced(self._signals(states))
 
-    def _over_time(self, use: Use) -> Use:
-        """All steps of a value, first step first, along a new leading axis."""
+    def _over_time(self, use: Use, *, is_broadcast: bool = False) -> Use:
+        """All steps of a value, first step first, along a new leading axis; of size one if it may be broadcast."""
         write, shape = self.write, self.write.types[use.name].shape
         whole = (self.time.trip, *shape)
         if write.times[use.name] is None:
-            return write.make("expand", (write.make("unsqueeze", (use, 0), (1, *shape)), whole), whole)
+            one = write.make("unsqueeze", (use, 0), (1, *shape))
+            return one if is_broadcast else write.make("expand", (one, whole), whole)
         stacked = write.make("stack", (use, 0), whole)
         return write.make("flip", (stacked, (0,)), whole) if self.time.direction == "backward" else stacked
 
