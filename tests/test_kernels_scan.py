@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from linrec import native
 from linrec.kernels import compiled, scan
 
-BOTH = pytest.mark.parametrize("path", ["compiled", "plain"])
+BOTH = pytest.mark.parametrize("path", ["compiled", "plain"], indirect=True)
 
 
 @pytest.fixture

@@ -12,9 +12,29 @@ import importlib.machinery
 from pathlib import Path
 
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_TYPES = ("f32", "f64", "c64", "c128")
 _TAIL = (_POINTER, _LONG, _POINTER, _INT, _INT)  # strides, steps, sizes, outer axes, threads
-_ARGUMENTS = {"scan_forward": (_POINTER,) * 4 + _TAIL, "scan_ends": (_POINTER,) * 4 + _TAIL, "scan_backward": (_POINTER,) * 7 + _TAIL}
+MOST_UPDATES = 8  # rank-one updates, and reads, of a matrix state in one step
+
+
+class Walk(ctypes.Structure):
+    """Sizes of a walk over matrix states, and what is kept for the way back (linrec.c)."""
+
+    _fields_ = (
+        *((name, _LONG) for name in ("steps", "K", "V", "outer", "chunk")),
+        *((name, _POINTER) for name in ("size", "delay", "saved", "d_final")),
+        *((name, _INT) for name in ("rank", "R", "M", "threads")),
+    )
+
+
+_MATRIX = (ctypes.POINTER(Walk), _POINTER, _POINTER, _INT)
+_ARGUMENTS = {
+    **{
+        f"{name}_{kind}": (*(_POINTER,) * count, *_TAIL)
+        for name, count in (("scan_forward", 4), ("scan_ends", 4), ("scan_backward", 7))
+        for kind in ("f32", "f64", "c64", "c128")
+    },
+    **{f"matrix_{way}_{kind}": _MATRIX for way in ("forward", "backward") for kind in ("f32", "f64")},
+}
 
 
 @functools.cache
@@ -28,9 +48,8 @@ def library() -> ctypes.CDLL | None:
             except OSError:
                 return None
             for name, arguments in _ARGUMENTS.items():
-                for kind in _TYPES:
-                    function = getattr(found, f"{name}_{kind}")
-                    function.argtypes, function.restype = arguments, None
+                function = getattr(found, name)
+                function.argtypes, function.restype = arguments, None
             return found
     return None
 

@@ -47,6 +47,19 @@ static inline int64_t lanes_of(tiling t, int64_t task) {
     return left < t.width ? left : t.width;
 }
 
+#define MOST_UPDATES 8 /* rank-one updates, and reads, of a matrix state in one step */
+#define ALIGNED(bytes) aligned_alloc(64, ((bytes) + 63) / 64 * 64)
+
+/* A walk over matrix states: sizes, and what is kept for the way back. */
+typedef struct {
+    int64_t steps, K, V, outer, chunk;
+    const int64_t *size; /* of the outer axes */
+    const int64_t *delay; /* of each read: 0 after the step, 1 before it */
+    void *saved;   /* the state before each chunk, (chunks, outer, K, V), or none */
+    void *d_final; /* the gradient of the last state, (outer, K, V), or none */
+    int rank, R, M, threads;
+} walk;
+
 #define TENSORS(type, number)     \
     typedef struct {              \
         number *at;               \
@@ -57,6 +70,7 @@ TENSORS(f64, double)
 TENSORS(c64, float complex)
 TENSORS(c128, double complex)
 #define TENSOR PASTE2(tensor, TYPE)
+#define OPERAND TENSOR
 #define PASTE2_(a, b) a##_##b
 #define PASTE2(a, b) PASTE2_(a, b)
 
@@ -134,6 +148,20 @@ static int level(void) {
              tiles_of(steps, size, rank, threads))                                                                  \
     }
 
+#define MATRICES(type, number)                                                                                      \
+    EXPORT void matrix_forward_##type(const walk *c, number *const *at, const int64_t *strides, int count) {        \
+        tensor_##type x[8 * MOST_UPDATES];                                                                          \
+        for (int i = 0; i < count; i++) x[i] = (tensor_##type){at[i], strides + i * (c->rank + 3)};                 \
+        CALL(matrix_forward, type, c, x)                                                                            \
+    }                                                                                                               \
+    EXPORT void matrix_backward_##type(const walk *c, number *const *at, const int64_t *strides, int count) {       \
+        tensor_##type x[12 * MOST_UPDATES];                                                                         \
+        for (int i = 0; i < count; i++) x[i] = (tensor_##type){at[i], strides + i * (c->rank + 3)};                 \
+        CALL(matrix_backward, type, c, x, x + 1 + 4 * c->R + 2 * c->M + 2)                                          \
+    }
+
+MATRICES(f32, float)
+MATRICES(f64, double)
 SCANS(f32, float)
 SCANS(f64, double)
 SCANS(c64, float complex)

@@ -1,0 +1,273 @@
+/* Matrix states, one column tile at a time, with the state in cache:
+
+       y_i[t] = v_i[t] + w_i[t]^T S[t-1],     S[t] = a[t] * S[t-1] + sum_i u_i[t] y_i[t]^T,     o_m[t] = q_m[t]^T S[t or t-1]
+
+   S is (K, V); a is (K or 1, V or 1); u, w, q are (K), y, v, o are (V). Columns of S do not depend on one another, so
+   the forward walk keeps V in lanes and never sums across them. The backward walk keeps K in lanes, where all gradients
+   but those of y are sums over rows. It recomputes the states of a chunk from the one saved before the chunk: the
+   states of all steps are never stored. */
+
+#define VEC NAME(vec)
+typedef NUMBER VEC __attribute__((vector_size(64)));
+#define W ((int)(64 / sizeof(NUMBER)))
+#define MOST 4 /* vectors in a column tile */
+
+static INLINE const NUMBER *NAME(row)(OPERAND x, const walk *c, int64_t outer) {
+    const NUMBER *at = x.at;
+    for (int axis = c->rank - 1; axis >= 0; axis--) {
+        at += outer % c->size[axis] * x.stride[axis + 1];
+        outer /= c->size[axis];
+    }
+    return at;
+}
+
+static INLINE void NAME(load)(VEC *to, const NUMBER *from, int64_t n, int nv) {
+    NUMBER *x = (NUMBER *)to;
+    for (int64_t j = 0; j < n; j++) x[j] = from[j];
+    for (int64_t j = n; j < nv * W; j++) x[j] = 0;
+}
+
+static INLINE NUMBER NAME(total)(VEC x) {
+    NUMBER part[W];
+    for (int j = 0; j < W; j++) part[j] = x[j];
+    for (int h = W / 2; h > 0; h /= 2)
+        for (int j = 0; j < h; j++) part[j] += part[j + h];
+    return part[0];
+}
+
+/* sum_k x[k] S[k]: a row vector */
+static INLINE void NAME(contract)(VEC *to, const NUMBER *x, const VEC *s, int64_t K, int nv) {
+    VEC sum[MOST];
+    for (int j = 0; j < nv; j++) sum[j] = to[j];
+    for (int64_t k = 0; k < K; k++)
+        for (int j = 0; j < nv; j++) sum[j] += x[k] * s[k * nv + j];
+    for (int j = 0; j < nv; j++) to[j] = sum[j];
+}
+
+static INLINE void NAME(columns)(const walk *c, const OPERAND *x, int64_t outer, int64_t first, int64_t width,
+                                 const int nv, const int R, const int is_one_read) {
+    const int64_t K = c->K, V = c->V;
+    const OPERAND decay = x[0], *left = x + 1, *inner = left + c->R, *value = inner + c->R, *query = value + c->R;
+    const OPERAND *out = query + c->M, start = out[c->M], final = out[c->M + 1], *kept = out + c->M + 2;
+    NUMBER *saved = c->saved;
+    const int64_t dk = decay.stride[c->rank + 1], dv = decay.stride[c->rank + 2];
+    VEC *s = ALIGNED((size_t)(K + c->R + 2) * nv * sizeof(VEC)), *y = s + K * nv, *o = y + c->R * nv, *d = o + nv;
+    const NUMBER *s0 = NAME(row)(start, c, outer) + first, *a = decay.at ? NAME(row)(decay, c, outer) : NULL;
+    for (int64_t k = 0; k < K; k++) NAME(load)(s + k * nv, s0 + k * V, width, nv);
+    for (int64_t t = 0; t < c->steps; t++) {
+        if (saved && t % c->chunk == 0) {
+            NUMBER *to = saved + ((t / c->chunk) * c->outer + outer) * K * V + first;
+            for (int64_t k = 0; k < K; k++)
+                for (int64_t j = 0; j < width; j++) to[k * V + j] = ((NUMBER *)(s + k * nv))[j];
+        }
+        for (int i = 0; i < R; i++) {
+            if (value[i].at) NAME(load)(y + i * nv, NAME(row)(value[i], c, outer) + t * value[i].stride[0] + first, width, nv);
+            else for (int j = 0; j < nv; j++) y[i * nv + j] = (VEC){0};
+            if (inner[i].at) NAME(contract)(y + i * nv, NAME(row)(inner[i], c, outer) + t * inner[i].stride[0], s, K, nv);
+            if (saved && inner[i].at) {
+                NUMBER *to = (NUMBER *)NAME(row)(kept[i], c, outer) + t * kept[i].stride[0] + first;
+                for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)(y + i * nv))[j];
+            }
+        }
+        for (int pass = 1; pass >= 0; pass--) { /* reads before the step, the step, reads after it */
+            for (int m = 0; m < c->M; m++) {
+                if (c->delay[m] != pass || (is_one_read && pass == 0)) continue;
+                for (int j = 0; j < nv; j++) o[j] = (VEC){0};
+                NAME(contract)(o, NAME(row)(query[m], c, outer) + t * query[m].stride[0], s, K, nv);
+                NUMBER *to = (NUMBER *)NAME(row)(out[m], c, outer) + t * out[m].stride[0] + first;
+                for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)o)[j];
+            }
+            if (pass == 0) break;
+            const NUMBER *u[8], *q = is_one_read ? NAME(row)(query[0], c, outer) + t * query[0].stride[0] : NULL;
+            for (int i = 0; i < R; i++) u[i] = NAME(row)(left[i], c, outer) + t * left[i].stride[0];
+            const NUMBER *at = a ? a + t * decay.stride[0] : NULL;
+            VEC sum[MOST], z[MOST];
+            for (int j = 0; j < nv; j++) sum[j] = (VEC){0}, z[j] = y[j];
+            for (int64_t k = 0; k < K; k++) {
+                VEC *row = s + k * nv;
+                if (at && dv) {
+                    NAME(load)(d, at + k * dk + first * dv, width, nv);
+                    for (int j = 0; j < nv; j++) row[j] *= d[j];
+                } else if (at) {
+                    for (int j = 0; j < nv; j++) row[j] *= at[k * dk];
+                }
+                for (int j = 0; j < nv; j++) row[j] += u[0][k] * z[j];
+                for (int i = 1; i < R; i++)
+                    for (int j = 0; j < nv; j++) row[j] += u[i][k] * y[i * nv + j];
+                if (is_one_read)
+                    for (int j = 0; j < nv; j++) sum[j] += q[k] * row[j];
+            }
+            if (is_one_read) {
+                NUMBER *to = (NUMBER *)NAME(row)(out[0], c, outer) + t * out[0].stride[0] + first;
+                for (int j = 0; j < nv; j++) o[j] = sum[j];
+                for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)o)[j];
+            }
+        }
+    }
+    NUMBER *end = (NUMBER *)NAME(row)(final, c, outer) + first;
+    for (int64_t k = 0; k < K; k++)
+        for (int64_t j = 0; j < width; j++) end[k * V + j] = ((NUMBER *)(s + k * nv))[j];
+    free(s);
+}
+
+static void NAME(matrix_forward)(const walk *c, const OPERAND *x) {
+    const int64_t width = MOST * W, tiles = (c->V + width - 1) / width;
+    const int is_one_read = c->M == 1 && c->delay[0] == 0;
+    PARALLEL(c->threads)
+    for (int64_t task = 0; task < c->outer * tiles; task++) {
+        int64_t first = task % tiles * width, n = first + width < c->V ? width : c->V - first, outer = task / tiles;
+        int nv = (int)((n + W - 1) / W);
+        if (c->R == 1 && is_one_read && nv == 4) NAME(columns)(c, x, outer, first, n, 4, 1, 1);
+        else if (c->R == 1 && is_one_read && nv == 2) NAME(columns)(c, x, outer, first, n, 2, 1, 1);
+        else if (c->R == 1 && nv == 4) NAME(columns)(c, x, outer, first, n, 4, 1, is_one_read);
+        else NAME(columns)(c, x, outer, first, n, nv, c->R, is_one_read);
+    }
+}
+
+/* One outer index, all steps back. Gradients lie as `x` does: decay, left, inner, value, query, (skipped), start. */
+static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAND *g, int64_t outer, const int R,
+                                   const int M, const int is_after) {
+    const int64_t K = c->K, V = c->V, nk = (K + W - 1) / W;
+    const OPERAND decay = x[0], *left = x + 1, *inner = left + c->R, *value = inner + c->R, *query = value + c->R;
+    const OPERAND *out = query + c->M, *kept = out + c->M + 2;
+    const OPERAND d_decay = g[0], *d_left = g + 1, *d_inner = d_left + c->R, *d_value = d_inner + c->R;
+    const OPERAND *d_query = d_value + c->R, d_start = d_query[c->M];
+    const int64_t dk = decay.stride[c->rank + 1], dv = decay.stride[c->rank + 2];
+    const int is_full = decay.at && dv && dk, is_column = decay.at && dv && !dk, is_row = decay.at && !dv;
+    VEC *memory = ALIGNED(((c->chunk + 2) * V + 4 * (c->R + c->M + 1)) * nk * sizeof(VEC));
+    VEC *states = memory, *ds = states + (c->chunk + 1) * V * nk, *u = ds + V * nk, *w = u + c->R * nk, *q = w + c->R * nk;
+    VEC *du = q + c->M * nk, *dw = du + c->R * nk, *dq = dw + c->R * nk, *a = dq + c->M * nk, *da = a + nk;
+    NUMBER dy[8];
+    for (int64_t j = 0; j < V * nk; j++) ds[j] = (VEC){0};
+    if (c->d_final) /* the gradient of the last state, (outer, K, V) */
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t v = 0; v < V; v++) ((NUMBER *)(ds + v * nk))[k] = ((NUMBER *)c->d_final)[(outer * K + k) * V + v];
+    for (int64_t last = c->steps; last > 0;) {
+        const int64_t from = (last - 1) / c->chunk * c->chunk;
+        const NUMBER *s0 = (NUMBER *)c->saved + ((from / c->chunk) * c->outer + outer) * K * V;
+        for (int64_t j = 0; j < V * nk; j++) states[j] = (VEC){0};
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t v = 0; v < V; v++) ((NUMBER *)(states + v * nk))[k] = s0[k * V + v];
+        for (int64_t t = from; t < last; t++) { /* the chunk's states again */
+            const VEC *old = states + (t - from) * V * nk;
+            VEC *new = states + (t - from + 1) * V * nk;
+            const NUMBER *at = decay.at ? NAME(row)(decay, c, outer) + t * decay.stride[0] : NULL, *y[8];
+            for (int64_t k = 0; k < K && is_row; k++) ((NUMBER *)a)[k] = at[k * dk];
+            for (int i = 0; i < R; i++) {
+                NAME(load)(u + i * nk, NAME(row)(left[i], c, outer) + t * left[i].stride[0], K, (int)nk);
+                const OPERAND from_ = inner[i].at ? kept[i] : value[i];
+                y[i] = NAME(row)(from_, c, outer) + t * from_.stride[0];
+            }
+            for (int64_t v = 0; v < V; v++) {
+                if (is_full)
+                    for (int64_t k = 0; k < K; k++) ((NUMBER *)a)[k] = at[k * dk + v * dv];
+                for (int64_t j = 0; j < nk; j++) {
+                    VEC s = old[v * nk + j];
+                    if (is_row || is_full) s *= a[j];
+                    else if (is_column) s *= at[v * dv];
+                    for (int i = 0; i < R; i++) s += u[i * nk + j] * y[i][v];
+                    new[v * nk + j] = s;
+                }
+            }
+        }
+        for (int64_t t = last - 1; t >= from; t--) {
+            const NUMBER *at = decay.at ? NAME(row)(decay, c, outer) + t * decay.stride[0] : NULL, *y[8], *go[8];
+            NUMBER *gv[8], *ga = decay.at ? (NUMBER *)NAME(row)(d_decay, c, outer) + t * d_decay.stride[0] : NULL;
+            for (int64_t k = 0; k < K && is_row; k++) ((NUMBER *)a)[k] = at[k * dk];
+            for (int i = 0; i < R; i++) {
+                NAME(load)(u + i * nk, NAME(row)(left[i], c, outer) + t * left[i].stride[0], K, (int)nk);
+                if (inner[i].at) NAME(load)(w + i * nk, NAME(row)(inner[i], c, outer) + t * inner[i].stride[0], K, (int)nk);
+                const OPERAND from_ = inner[i].at ? kept[i] : value[i];
+                y[i] = NAME(row)(from_, c, outer) + t * from_.stride[0];
+                gv[i] = value[i].at ? (NUMBER *)NAME(row)(d_value[i], c, outer) + t * d_value[i].stride[0] : NULL;
+            }
+            for (int m = 0; m < M; m++) {
+                NAME(load)(q + m * nk, NAME(row)(query[m], c, outer) + t * query[m].stride[0], K, (int)nk);
+                go[m] = NAME(row)(out[m], c, outer) + t * out[m].stride[0];
+            }
+            for (int64_t j = 0; j < (2 * c->R + c->M) * nk; j++) du[j] = (VEC){0};
+            for (int64_t j = 0; j < nk; j++) da[j] = (VEC){0};
+            for (int64_t v = 0; v < V; v++) {
+                VEC *d = ds + v * nk, sums[8], column = (VEC){0};
+                const VEC *old = states + ((t - from) * V + v) * nk, *new = old + V * nk;
+                for (int i = 0; i < R; i++) sums[i] = (VEC){0};
+                if (is_full)
+                    for (int64_t k = 0; k < K; k++) ((NUMBER *)a)[k] = at[k * dk + v * dv];
+                for (int64_t j = 0; j < nk; j++) {
+                    VEC e = d[j];
+                    for (int m = 0; m < M; m++)
+                        if (is_after || !c->delay[m]) {
+                            e += q[m * nk + j] * go[m][v];
+                            dq[m * nk + j] += new[j] * go[m][v];
+                        }
+                    for (int i = 0; i < R; i++) {
+                        sums[i] += u[i * nk + j] * e;
+                        du[i * nk + j] += e * y[i][v];
+                    }
+                    if (is_row) {
+                        da[j] += e * old[j];
+                        e *= a[j];
+                    } else if (is_column) {
+                        column += e * old[j];
+                        e *= at[v * dv];
+                    } else if (is_full) {
+                        VEC each = e * old[j];
+                        for (int64_t k = j * W; k < K && k < (j + 1) * W; k++) ga[k * V + v] = each[k - j * W];
+                        e *= a[j];
+                    }
+                    d[j] = e;
+                }
+                if (is_column) ga[v] = NAME(total)(column);
+                for (int i = 0; i < R; i++) {
+                    dy[i] = NAME(total)(sums[i]);
+                    if (gv[i]) gv[i][v] = dy[i];
+                    if (inner[i].at)
+                        for (int64_t j = 0; j < nk; j++) {
+                            d[j] += w[i * nk + j] * dy[i];
+                            dw[i * nk + j] += old[j] * dy[i];
+                        }
+                }
+                for (int m = 0; m < M && !is_after; m++)
+                    if (c->delay[m])
+                        for (int64_t j = 0; j < nk; j++) {
+                            d[j] += q[m * nk + j] * go[m][v];
+                            dq[m * nk + j] += old[j] * go[m][v];
+                        }
+            }
+            for (int64_t k = 0; k < K; k++) {
+                for (int i = 0; i < R; i++) {
+                    ((NUMBER *)NAME(row)(d_left[i], c, outer))[t * d_left[i].stride[0] + k] = ((NUMBER *)(du + i * nk))[k];
+                    if (inner[i].at)
+                        ((NUMBER *)NAME(row)(d_inner[i], c, outer))[t * d_inner[i].stride[0] + k] = ((NUMBER *)(dw + i * nk))[k];
+                }
+                for (int m = 0; m < M; m++)
+                    ((NUMBER *)NAME(row)(d_query[m], c, outer))[t * d_query[m].stride[0] + k] = ((NUMBER *)(dq + m * nk))[k];
+                if (is_row && dk) ga[k] = ((NUMBER *)da)[k];
+            }
+            if (is_row && !dk) {
+                VEC all = da[0];
+                for (int64_t j = 1; j < nk; j++) all += da[j];
+                ga[0] = NAME(total)(all);
+            }
+        }
+        last = from;
+    }
+    NUMBER *end = (NUMBER *)NAME(row)(d_start, c, outer);
+    for (int64_t k = 0; k < K; k++)
+        for (int64_t v = 0; v < V; v++) end[k * V + v] = ((NUMBER *)(ds + v * nk))[k];
+    free(memory);
+}
+
+static void NAME(matrix_backward)(const walk *c, const OPERAND *x, const OPERAND *g) {
+    int is_after = 1;
+    for (int m = 0; m < c->M; m++) is_after &= !c->delay[m];
+    PARALLEL(c->threads)
+    for (int64_t outer = 0; outer < c->outer; outer++) {
+        if (c->R == 1 && c->M == 1 && is_after) NAME(rows_back)(c, x, g, outer, 1, 1, 1);
+        else NAME(rows_back)(c, x, g, outer, c->R, c->M, is_after);
+    }
+}
+
+#undef VEC
+#undef W
+#undef MOST

@@ -4,12 +4,14 @@
 #define TYPE f32
 #define CONJ(x) (x)
 #include "scan.h"
+#include "matrix.h"
 #undef NUMBER
 #undef TYPE
 
 #define NUMBER double
 #define TYPE f64
 #include "scan.h"
+#include "matrix.h"
 #undef NUMBER
 #undef TYPE
 #undef CONJ
