@@ -8,18 +8,25 @@
    states of all steps are never stored. */
 
 #define VEC NAME(vec)
+#define HALF NAME(half)
+#define QUARTER NAME(quarter)
 typedef NUMBER VEC __attribute__((vector_size(64)));
+typedef NUMBER HALF __attribute__((vector_size(32)));
+typedef NUMBER QUARTER __attribute__((vector_size(16)));
 #define W ((int)(64 / sizeof(NUMBER)))
 #define MOST 4 /* vectors in a column tile */
 
-static INLINE const NUMBER *NAME(row)(OPERAND x, const walk *c, int64_t outer) {
-    const NUMBER *at = x.at;
+/* The operand at one outer index: from here on only time and its own axes move. */
+static INLINE OPERAND NAME(at)(OPERAND x, const walk *c, int64_t outer) {
+    if (!x.at) return x;
     for (int axis = c->rank - 1; axis >= 0; axis--) {
-        at += outer % c->size[axis] * x.stride[axis + 1];
+        x.at += outer % c->size[axis] * x.stride[axis + 1];
         outer /= c->size[axis];
     }
-    return at;
+    return x;
 }
+
+#define STEP(x, t) ((x).at + (t) * (x).stride[0])
 
 static INLINE void NAME(load)(VEC *to, const NUMBER *from, int64_t n, int nv) {
     NUMBER *x = (NUMBER *)to;
@@ -28,11 +35,11 @@ static INLINE void NAME(load)(VEC *to, const NUMBER *from, int64_t n, int nv) {
 }
 
 static INLINE NUMBER NAME(total)(VEC x) {
-    NUMBER part[W];
-    for (int j = 0; j < W; j++) part[j] = x[j];
-    for (int h = W / 2; h > 0; h /= 2)
-        for (int j = 0; j < h; j++) part[j] += part[j + h];
-    return part[0];
+    HALF h = ((HALF *)&x)[0] + ((HALF *)&x)[1];
+    QUARTER q = ((QUARTER *)&h)[0] + ((QUARTER *)&h)[1];
+    NUMBER sum = q[0] + q[1];
+    for (int j = 2; j < W / 4; j += 2) sum += q[j] + q[j + 1];
+    return sum;
 }
 
 /* sum_k x[k] S[k]: a row vector */
@@ -44,15 +51,17 @@ static INLINE void NAME(contract)(VEC *to, const NUMBER *x, const VEC *s, int64_
     for (int j = 0; j < nv; j++) to[j] = sum[j];
 }
 
-static INLINE void NAME(columns)(const walk *c, const OPERAND *x, int64_t outer, int64_t first, int64_t width,
+static INLINE void NAME(columns)(const walk *c, const OPERAND *all, int64_t outer, int64_t first, int64_t width,
                                  const int nv, const int R, const int is_one_read) {
     const int64_t K = c->K, V = c->V;
+    OPERAND x[8 * MOST_UPDATES];
+    for (int i = 0; i < 3 + 4 * c->R + 2 * c->M; i++) x[i] = NAME(at)(all[i], c, outer);
     const OPERAND decay = x[0], *left = x + 1, *inner = left + c->R, *value = inner + c->R, *query = value + c->R;
     const OPERAND *out = query + c->M, start = out[c->M], final = out[c->M + 1], *kept = out + c->M + 2;
     NUMBER *saved = c->saved;
     const int64_t dk = decay.stride[c->rank + 1], dv = decay.stride[c->rank + 2];
     VEC *s = ALIGNED((size_t)(K + c->R + 2) * nv * sizeof(VEC)), *y = s + K * nv, *o = y + c->R * nv, *d = o + nv;
-    const NUMBER *s0 = NAME(row)(start, c, outer) + first, *a = decay.at ? NAME(row)(decay, c, outer) : NULL;
+    const NUMBER *s0 = start.at + first;
     for (int64_t k = 0; k < K; k++) NAME(load)(s + k * nv, s0 + k * V, width, nv);
     for (int64_t t = 0; t < c->steps; t++) {
         if (saved && t % c->chunk == 0) {
@@ -61,11 +70,11 @@ static INLINE void NAME(columns)(const walk *c, const OPERAND *x, int64_t outer,
                 for (int64_t j = 0; j < width; j++) to[k * V + j] = ((NUMBER *)(s + k * nv))[j];
         }
         for (int i = 0; i < R; i++) {
-            if (value[i].at) NAME(load)(y + i * nv, NAME(row)(value[i], c, outer) + t * value[i].stride[0] + first, width, nv);
+            if (value[i].at) NAME(load)(y + i * nv, STEP(value[i], t) + first, width, nv);
             else for (int j = 0; j < nv; j++) y[i * nv + j] = (VEC){0};
-            if (inner[i].at) NAME(contract)(y + i * nv, NAME(row)(inner[i], c, outer) + t * inner[i].stride[0], s, K, nv);
+            if (inner[i].at) NAME(contract)(y + i * nv, STEP(inner[i], t), s, K, nv);
             if (saved && inner[i].at) {
-                NUMBER *to = (NUMBER *)NAME(row)(kept[i], c, outer) + t * kept[i].stride[0] + first;
+                NUMBER *to = STEP(kept[i], t) + first;
                 for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)(y + i * nv))[j];
             }
         }
@@ -73,14 +82,14 @@ static INLINE void NAME(columns)(const walk *c, const OPERAND *x, int64_t outer,
             for (int m = 0; m < c->M; m++) {
                 if (c->delay[m] != pass || (is_one_read && pass == 0)) continue;
                 for (int j = 0; j < nv; j++) o[j] = (VEC){0};
-                NAME(contract)(o, NAME(row)(query[m], c, outer) + t * query[m].stride[0], s, K, nv);
-                NUMBER *to = (NUMBER *)NAME(row)(out[m], c, outer) + t * out[m].stride[0] + first;
+                NAME(contract)(o, STEP(query[m], t), s, K, nv);
+                NUMBER *to = STEP(out[m], t) + first;
                 for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)o)[j];
             }
             if (pass == 0) break;
-            const NUMBER *u[8], *q = is_one_read ? NAME(row)(query[0], c, outer) + t * query[0].stride[0] : NULL;
-            for (int i = 0; i < R; i++) u[i] = NAME(row)(left[i], c, outer) + t * left[i].stride[0];
-            const NUMBER *at = a ? a + t * decay.stride[0] : NULL;
+            const NUMBER *u[8], *q = is_one_read ? STEP(query[0], t) : NULL;
+            for (int i = 0; i < R; i++) u[i] = STEP(left[i], t);
+            const NUMBER *at = decay.at ? STEP(decay, t) : NULL;
             VEC sum[MOST], z[MOST];
             for (int j = 0; j < nv; j++) sum[j] = (VEC){0}, z[j] = y[j];
             for (int64_t k = 0; k < K; k++) {
@@ -98,13 +107,13 @@ static INLINE void NAME(columns)(const walk *c, const OPERAND *x, int64_t outer,
                     for (int j = 0; j < nv; j++) sum[j] += q[k] * row[j];
             }
             if (is_one_read) {
-                NUMBER *to = (NUMBER *)NAME(row)(out[0], c, outer) + t * out[0].stride[0] + first;
+                NUMBER *to = STEP(out[0], t) + first;
                 for (int j = 0; j < nv; j++) o[j] = sum[j];
                 for (int64_t j = 0; j < width; j++) to[j] = ((NUMBER *)o)[j];
             }
         }
     }
-    NUMBER *end = (NUMBER *)NAME(row)(final, c, outer) + first;
+    NUMBER *end = final.at + first;
     for (int64_t k = 0; k < K; k++)
         for (int64_t j = 0; j < width; j++) end[k * V + j] = ((NUMBER *)(s + k * nv))[j];
     free(s);
@@ -124,10 +133,53 @@ static void NAME(matrix_forward)(const walk *c, const OPERAND *x) {
     }
 }
 
+/* One step back for one update, one read after it, and at most four vectors of K: all sums in registers. */
+static INLINE void NAME(step_back_small)(VEC *ds, const VEC *old, const VEC *new, const VEC *u_, const VEC *w_,
+                                         const VEC *q_, const VEC *a_, VEC *du_, VEC *dw_, VEC *dq_, VEC *da_,
+                                         const NUMBER *go, const NUMBER *y, NUMBER *gv, int64_t V, const int nk,
+                                         const int is_row, const int is_inner) {
+    VEC u[4], w[4], q[4], a[4], du[4], dw[4], dq[4], da[4], e[4];
+    for (int j = 0; j < nk; j++) {
+        u[j] = u_[j], q[j] = q_[j], du[j] = dw[j] = dq[j] = da[j] = (VEC){0};
+        if (is_row) a[j] = a_[j];
+        if (is_inner) w[j] = w_[j];
+    }
+    for (int64_t v = 0; v < V; v++, ds += nk, old += nk, new += nk) {
+        VEC sum = {0};
+        for (int j = 0; j < nk; j++) {
+            e[j] = ds[j] + q[j] * go[v];
+            dq[j] += new[j] * go[v];
+            sum += u[j] * e[j];
+            du[j] += e[j] * y[v];
+            if (is_row) {
+                da[j] += e[j] * old[j];
+                e[j] *= a[j];
+            }
+        }
+        NUMBER dy = NAME(total)(sum);
+        if (gv) gv[v] = dy;
+        for (int j = 0; j < nk; j++) {
+            if (is_inner) {
+                e[j] += w[j] * dy;
+                dw[j] += old[j] * dy;
+            }
+            ds[j] = e[j];
+        }
+    }
+    for (int j = 0; j < nk; j++) {
+        du_[j] = du[j], dq_[j] = dq[j];
+        if (is_row) da_[j] = da[j];
+        if (is_inner) dw_[j] = dw[j];
+    }
+}
+
 /* One outer index, all steps back. Gradients lie as `x` does: decay, left, inner, value, query, (skipped), start. */
-static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAND *g, int64_t outer, const int R,
+static INLINE void NAME(rows_back)(const walk *c, const OPERAND *all, const OPERAND *grads, int64_t outer, const int R,
                                    const int M, const int is_after) {
     const int64_t K = c->K, V = c->V, nk = (K + W - 1) / W;
+    OPERAND x[8 * MOST_UPDATES], g[4 * MOST_UPDATES + 2];
+    for (int i = 0; i < 3 + 4 * c->R + 2 * c->M; i++) x[i] = NAME(at)(all[i], c, outer);
+    for (int i = 0; i < 2 + 3 * c->R + c->M; i++) g[i] = NAME(at)(grads[i], c, outer);
     const OPERAND decay = x[0], *left = x + 1, *inner = left + c->R, *value = inner + c->R, *query = value + c->R;
     const OPERAND *out = query + c->M, *kept = out + c->M + 2;
     const OPERAND d_decay = g[0], *d_left = g + 1, *d_inner = d_left + c->R, *d_value = d_inner + c->R;
@@ -151,12 +203,12 @@ static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAN
         for (int64_t t = from; t < last; t++) { /* the chunk's states again */
             const VEC *old = states + (t - from) * V * nk;
             VEC *new = states + (t - from + 1) * V * nk;
-            const NUMBER *at = decay.at ? NAME(row)(decay, c, outer) + t * decay.stride[0] : NULL, *y[8];
+            const NUMBER *at = decay.at ? STEP(decay, t) : NULL, *y[8];
             for (int64_t k = 0; k < K && is_row; k++) ((NUMBER *)a)[k] = at[k * dk];
             for (int i = 0; i < R; i++) {
-                NAME(load)(u + i * nk, NAME(row)(left[i], c, outer) + t * left[i].stride[0], K, (int)nk);
+                NAME(load)(u + i * nk, STEP(left[i], t), K, (int)nk);
                 const OPERAND from_ = inner[i].at ? kept[i] : value[i];
-                y[i] = NAME(row)(from_, c, outer) + t * from_.stride[0];
+                y[i] = STEP(from_, t);
             }
             for (int64_t v = 0; v < V; v++) {
                 if (is_full)
@@ -171,23 +223,32 @@ static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAN
             }
         }
         for (int64_t t = last - 1; t >= from; t--) {
-            const NUMBER *at = decay.at ? NAME(row)(decay, c, outer) + t * decay.stride[0] : NULL, *y[8], *go[8];
-            NUMBER *gv[8], *ga = decay.at ? (NUMBER *)NAME(row)(d_decay, c, outer) + t * d_decay.stride[0] : NULL;
+            const NUMBER *at = decay.at ? STEP(decay, t) : NULL, *y[8], *go[8];
+            NUMBER *gv[8], *ga = decay.at ? STEP(d_decay, t) : NULL;
             for (int64_t k = 0; k < K && is_row; k++) ((NUMBER *)a)[k] = at[k * dk];
             for (int i = 0; i < R; i++) {
-                NAME(load)(u + i * nk, NAME(row)(left[i], c, outer) + t * left[i].stride[0], K, (int)nk);
-                if (inner[i].at) NAME(load)(w + i * nk, NAME(row)(inner[i], c, outer) + t * inner[i].stride[0], K, (int)nk);
+                NAME(load)(u + i * nk, STEP(left[i], t), K, (int)nk);
+                if (inner[i].at) NAME(load)(w + i * nk, STEP(inner[i], t), K, (int)nk);
                 const OPERAND from_ = inner[i].at ? kept[i] : value[i];
-                y[i] = NAME(row)(from_, c, outer) + t * from_.stride[0];
-                gv[i] = value[i].at ? (NUMBER *)NAME(row)(d_value[i], c, outer) + t * d_value[i].stride[0] : NULL;
+                y[i] = STEP(from_, t);
+                gv[i] = value[i].at ? STEP(d_value[i], t) : NULL;
             }
             for (int m = 0; m < M; m++) {
-                NAME(load)(q + m * nk, NAME(row)(query[m], c, outer) + t * query[m].stride[0], K, (int)nk);
-                go[m] = NAME(row)(out[m], c, outer) + t * out[m].stride[0];
+                NAME(load)(q + m * nk, STEP(query[m], t), K, (int)nk);
+                go[m] = STEP(out[m], t);
             }
             for (int64_t j = 0; j < (2 * c->R + c->M) * nk; j++) du[j] = (VEC){0};
             for (int64_t j = 0; j < nk; j++) da[j] = (VEC){0};
-            for (int64_t v = 0; v < V; v++) {
+            const VEC *before = states + (t - from) * V * nk;
+            if (R == 1 && M == 1 && is_after && nk == 4 && is_row && !inner[0].at)
+                NAME(step_back_small)(ds, before, before + V * 4, u, w, q, a, du, dw, dq, da, go[0], y[0], gv[0], V, 4, 1, 0);
+            else if (R == 1 && M == 1 && is_after && nk == 4 && is_row)
+                NAME(step_back_small)(ds, before, before + V * 4, u, w, q, a, du, dw, dq, da, go[0], y[0], gv[0], V, 4, 1, 1);
+            else if (R == 1 && M == 1 && is_after && nk == 4 && !decay.at && !inner[0].at)
+                NAME(step_back_small)(ds, before, before + V * 4, u, w, q, a, du, dw, dq, da, go[0], y[0], gv[0], V, 4, 0, 0);
+            else if (R == 1 && M == 1 && is_after && nk == 4 && !decay.at)
+                NAME(step_back_small)(ds, before, before + V * 4, u, w, q, a, du, dw, dq, da, go[0], y[0], gv[0], V, 4, 0, 1);
+            else for (int64_t v = 0; v < V; v++) {
                 VEC *d = ds + v * nk, sums[8], column = (VEC){0};
                 const VEC *old = states + ((t - from) * V + v) * nk, *new = old + V * nk;
                 for (int i = 0; i < R; i++) sums[i] = (VEC){0};
@@ -236,12 +297,12 @@ static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAN
             }
             for (int64_t k = 0; k < K; k++) {
                 for (int i = 0; i < R; i++) {
-                    ((NUMBER *)NAME(row)(d_left[i], c, outer))[t * d_left[i].stride[0] + k] = ((NUMBER *)(du + i * nk))[k];
+                    STEP(d_left[i], t)[k] = ((NUMBER *)(du + i * nk))[k];
                     if (inner[i].at)
-                        ((NUMBER *)NAME(row)(d_inner[i], c, outer))[t * d_inner[i].stride[0] + k] = ((NUMBER *)(dw + i * nk))[k];
+                        STEP(d_inner[i], t)[k] = ((NUMBER *)(dw + i * nk))[k];
                 }
                 for (int m = 0; m < M; m++)
-                    ((NUMBER *)NAME(row)(d_query[m], c, outer))[t * d_query[m].stride[0] + k] = ((NUMBER *)(dq + m * nk))[k];
+                    STEP(d_query[m], t)[k] = ((NUMBER *)(dq + m * nk))[k];
                 if (is_row && dk) ga[k] = ((NUMBER *)da)[k];
             }
             if (is_row && !dk) {
@@ -252,7 +313,7 @@ static INLINE void NAME(rows_back)(const walk *c, const OPERAND *x, const OPERAN
         }
         last = from;
     }
-    NUMBER *end = (NUMBER *)NAME(row)(d_start, c, outer);
+    NUMBER *end = d_start.at;
     for (int64_t k = 0; k < K; k++)
         for (int64_t v = 0; v < V; v++) end[k * V + v] = ((NUMBER *)(ds + v * nk))[k];
     free(memory);
@@ -268,6 +329,9 @@ static void NAME(matrix_backward)(const walk *c, const OPERAND *x, const OPERAND
     }
 }
 
+#undef STEP
 #undef VEC
+#undef HALF
+#undef QUARTER
 #undef W
 #undef MOST
