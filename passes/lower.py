@@ -1,7 +1,8 @@
 """Lower: replace each recurrence that has a parallel form by the ops of that form.
 
-Time-invariant recurrences become kernels on impulse responses (linrec/linear/invariant.py), time-varying ones
-scans (linrec/linear/varying.py). What is left sequential stays a cycle. The records of recurrences stay, for the report.
+Matrices with rank-one updates become reads of states that are never stored (linrec/linear/matrix.py), other
+time-invariant recurrences kernels on impulse responses (linrec/linear/invariant.py), time-varying ones scans
+(linrec/linear/varying.py). What is left sequential stays a cycle. The records of recurrences stay, for the report.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import ClassVar
 
 from linrec.ir import Graph
 from linrec.linear.invariant import lower_invariant
+from linrec.linear.matrix import lower_matrix
+from linrec.linear.rank_one import RankOne, rank_one_of
 from linrec.linear.system import System, system_of
 from linrec.linear.varying import lower_varying
 from linrec.manager import Context, Pass
@@ -28,7 +31,10 @@ class Lower(Pass):
         for recurrence in graph.recurrences:
             if recurrence.form == "sequential":
                 continue
-            if recurrence.form in ("scan", "associative"):
+            rank_one = rank_one_of(graph, recurrence) if recurrence.form in ("chunked", "wy") else None
+            if isinstance(rank_one, RankOne):
+                graph = lower_matrix(rank_one, recurrence)
+            elif recurrence.form in ("scan", "associative"):
                 graph = lower_varying(graph, recurrence)
             else:
                 system = system_of(graph, recurrence)

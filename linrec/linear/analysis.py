@@ -17,9 +17,11 @@ from linrec.linear.rules import apply
 class Analysis:
     """Forms of `members` in `variables`; `refusal` says where that ended, if it did."""
 
-    def __init__(self, graph: Graph, members: Collection[str], variables: Iterable[Use]) -> None:
+    def __init__(
+        self, graph: Graph, members: Collection[str], variables: Iterable[Use], labels: Labels | None = None
+    ) -> None:
         self.graph = graph
-        self.labels = Labels()
+        self.labels = Labels() if labels is None else labels  # given where forms of several analyses are joined
         self.ops: list[Op] = []
         self.refusal: Refusal | None = None
         self.types: dict[str, Type] = {i.name: i.type for i in graph.inputs}

@@ -110,6 +110,29 @@ def scan_estimates(
     return found
 
 
+def matrix_estimates(
+    sizes: Mapping[str, int], form: str, *, width: int = 4, machine: Machine | None = None
+) -> list[Estimate]:
+    """Matrix states with r rank-one updates and its loop: E passing elements, k by v states."""
+    import sympy
+
+    machine = machine or Machine()
+    E, T, k, v, r, m = sympy.symbols("E T k v r m", positive=True)
+    values = {E: sizes["E"], T: sizes["T"], k: sizes["k"], v: sizes["v"], r: sizes["r"], m: sizes["m"]}
+    rows = {
+        form: (2 * E * T * k * v * (2 + 2 * r if form == "wy" else 2 + r), width * E * T * (2 + r) * (k + v), sympy.Integer(1)),
+        "sequential": (2 * E * T * k * v * (2 + 2 * r), 3 * width * E * T * k * v * m, T * m),
+    }
+    found = []
+    for name, (flops, moved, depth) in rows.items():
+        work, traffic, launches = (float(e.subs(values)) for e in (flops, moved, depth))
+        # the compiled step keeps its state in cache: as fast as matrix products of that size
+        seconds = work / (machine.matmul / 2 if name == form else machine.vector)
+        seconds += traffic / machine.memory + launches * machine.launch
+        found.append(Estimate(name, str(flops), str(moved), str(depth), seconds))
+    return found
+
+
 def pays_from(sizes: Mapping[str, int], form: str, **options: Any) -> int | None:
     """The smallest power of two of steps from which `form` beats the loop, None if none up to 2^20 does."""
     for exponent in range(21):

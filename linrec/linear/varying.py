@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, order
+from linrec.ir import Arg, Graph, Op, Recurrence, Time, Type, Use, order
 from linrec.linear.affine import Refusal
 from linrec.linear.analysis import Analysis, state_reads
 from linrec.linear.system import Writer, product
@@ -62,6 +62,18 @@ def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
     return _Lowering(graph, recurrence, layout).run()
 
 
+def over_time(write: Writer, time: Time, use: Use, *, is_broadcast: bool = False) -> Use:
+    """All steps of a value, first step first, along a new leading axis; of size one if it may be broadcast."""
+    shape = write.types[use.name].shape
+    dtype = write.types[use.name].dtype
+    whole = (time.trip, *shape)
+    if write.times[use.name] is None:
+        one = write.make("unsqueeze", (use, 0), (1, *shape), dtype=dtype)
+        return one if is_broadcast else write.make("expand", (one, whole), whole, dtype=dtype)
+    stacked = write.make("stack", (use, 0), whole, dtype=dtype)
+    return write.make("flip", (stacked, (0,)), whole, dtype=dtype) if time.direction == "backward" else stacked
+
+
 class _Lowering:
     def __init__(self, graph: Graph, recurrence: Recurrence, layout: Layout) -> None:
         self.graph, self.recurrence, self.layout = graph, recurrence, layout
@@ -80,24 +92,14 @@ class _Lowering:
     def run(self) -> Graph:
         write = self.write
         steps = (self.time.trip,)
-        a = self._over_time(self._transition(), is_broadcast=self.diagonal)
-        b = self._over_time(self._offset())
+        a = over_time(write, self.time, self._transition(), is_broadcast=self.diagonal)
+        b = over_time(write, self.time, self._offset())
         s = self._initial()
         kind = "scan_diagonal" if self.diagonal else "scan_dense"
         states = write.make(kind, (a, b, s), (*steps, *self.shape, *self.n))
         if self.time.direction == "backward":
             states = write.make("flip", (states, (0,)), (*steps, *self.shape, *self.n))
         return self._replaced(self._signals(states))
-
-    def _over_time(self, use: Use, *, is_broadcast: bool = False) -> Use:
-        """All steps of a value, first step first, along a new leading axis; of size one if it may be broadcast."""
-        write, shape = self.write, self.write.types[use.name].shape
-        whole = (self.time.trip, *shape)
-        if write.times[use.name] is None:
-            one = write.make("unsqueeze", (use, 0), (1, *shape))
-            return one if is_broadcast else write.make("expand", (one, whole), whole)
-        stacked = write.make("stack", (use, 0), whole)
-        return write.make("flip", (stacked, (0,)), whole) if self.time.direction == "backward" else stacked
 
     # one step ----------------------------------------------------------------------------------------
 
