@@ -12,7 +12,15 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 # limited range: complex products are four products, as in torch; no flag here lets the compiler ignore inf or nan
-FLAGS = ["-std=c11", "-O3", "-fcx-limited-range", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-ffp-contract=fast"]
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-fcx-limited-range",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-strict-aliasing",
+    "-ffp-contract=fast",
+]
 KERNELS = Extension(
     "linrec.native._kernels",
     sources=["linrec/native/linrec.c"],

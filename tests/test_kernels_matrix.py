@@ -123,7 +123,21 @@ def test_delta_rule(path: str, steps: int, decay: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("decay", ["value", "full", "scalar:constant", "key:constant", "key:0", "scalar:0", "key:1", "scalar:1e-8", "key:-1", "full:0"])
+@pytest.mark.parametrize(
+    "decay",
+    [
+        "value",
+        "full",
+        "scalar:constant",
+        "key:constant",
+        "key:0",
+        "scalar:0",
+        "key:1",
+        "scalar:1e-8",
+        "key:-1",
+        "full:0",
+    ],
+)
 @pytest.mark.parametrize("updates", ["v", "b"])
 def test_decays(path: str, decay: str, updates: str) -> None:
     check(130, recurrence(130, decay, updates), 1e-10)
@@ -175,6 +189,14 @@ def test_broadcast_and_batch_first(path: str) -> None:
 
 
 @BOTH
+def test_decay_in_any_layout(path: str) -> None:
+    p = recurrence(40, "full")
+    assert p.decay is not None
+    turned = p.decay.detach().transpose(-1, -2).contiguous().transpose(-1, -2).requires_grad_()
+    check(40, p.with_given([turned, *p.given()[1:]]), 1e-11)
+
+
+@BOTH
 def test_half_precision_keeps_single_precision_states(path: str) -> None:
     p = recurrence(600, "scalar", "v", dtype=torch.bfloat16, sizes=(8, 8))
     wide = p.with_given([x.detach().double() for x in p.given()])
@@ -189,7 +211,9 @@ class TestTransforms:
     def parts(self) -> Parts:
         return recurrence(5, "key", "b", (0, 1), sizes=(2, 2), passing=(1,))
 
-    def function(self, p: Parts, f: Callable[[int, Parts], tuple[Tensor, ...]] = run) -> Callable[..., tuple[Tensor, ...]]:
+    def function(
+        self, p: Parts, f: Callable[[int, Parts], tuple[Tensor, ...]] = run
+    ) -> Callable[..., tuple[Tensor, ...]]:
         return lambda *x: f(5, p.with_given(x))
 
     def test_second_order(self) -> None:
@@ -226,7 +250,9 @@ class TestTransforms:
         p = self.parts()
         f = self.function(p)
         inputs = tuple(x.detach() for x in p.given())
-        for a, b in zip(torch.compile(f, backend="aot_eager", fullgraph=True)(*inputs), self.function(p, loop)(*inputs), strict=True):
+        for a, b in zip(
+            torch.compile(f, backend="aot_eager", fullgraph=True)(*inputs), self.function(p, loop)(*inputs), strict=True
+        ):
             near(a, b, 1e-12)
 
         class Module(torch.nn.Module):
@@ -234,7 +260,9 @@ class TestTransforms:
                 return f(*x)
 
         half = tuple(0.5 * x for x in inputs)
-        for a, b in zip(torch.export.export(Module(), inputs).module()(*half), self.function(p, loop)(*half), strict=True):
+        for a, b in zip(
+            torch.export.export(Module(), inputs).module()(*half), self.function(p, loop)(*half), strict=True
+        ):
             near(a, b, 1e-12)
 
 

@@ -101,7 +101,7 @@ def test_layouts(path: str) -> None:
     a, b, start = (x.detach() for x in parts(70, (3, 10), torch.complex128))
     want = loop(a, b, start)
     batch_first = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (a, b)]
-    near(scan.scan_diagonal(*batch_first, start), want, 1e-13)
+    near(scan.scan_diagonal(batch_first[0], batch_first[1], start), want, 1e-13)
     near(scan.scan_diagonal(a.conj(), b.conj(), start.conj()), loop(a.conj(), b.conj(), start.conj()), 1e-13)
     near(scan.scan_diagonal(a.conj().imag, b.conj().imag, start.imag), loop(-a.imag, -b.imag, start.imag), 1e-13)
     wide = torch.stack([a.real, b.real], -1).flatten(-2)
@@ -109,9 +109,9 @@ def test_layouts(path: str) -> None:
     flat = b[:, :1].real.expand(-1, 3, -1)
     near(scan.scan_diagonal(a.real.flip(0), flat, start.real), loop(a.real.flip(0), flat, start.real), 1e-13)
     leaf = b.clone().requires_grad_()
-    scan.scan_diagonal(a, leaf, start).abs().sum().backward()
+    scan.scan_diagonal(a, leaf, start).abs().sum().backward()  # type: ignore[no-untyped-call]
     twin = b.clone().requires_grad_()
-    loop(a, twin, start).abs().sum().backward()
+    loop(a, twin, start).abs().sum().backward()  # type: ignore[no-untyped-call]
     near(leaf.grad, twin.grad, 1e-12)  # type: ignore[arg-type]
 
 
@@ -153,8 +153,8 @@ class TestTransforms:
         ):
             near(one, other, 1e-13)
         with torch.autograd.forward_ad.dual_level():
-            dual = torch.autograd.forward_ad.make_dual(inputs[0], tangents[0])
-            tangent = torch.autograd.forward_ad.unpack_dual(scan.scan_diagonal(dual, *inputs[1:])).tangent
+            dual = torch.autograd.forward_ad.make_dual(inputs[0], tangents[0])  # type: ignore[no-untyped-call]
+            tangent = torch.autograd.forward_ad.unpack_dual(scan.scan_diagonal(dual, *inputs[1:])).tangent  # type: ignore[no-untyped-call]
         near(tangent, torch.func.jvp(lambda a: loop(a, *inputs[1:]), inputs[:1], tangents[:1])[1], 1e-13)
 
         def total(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -167,12 +167,16 @@ class TestTransforms:
         ):
             near(one, other, 1e-13)
         for i in range(3):
-            near(torch.func.hessian(total(scan.scan_diagonal), i)(*inputs), torch.func.hessian(total(loop), i)(*inputs), 1e-12)
+            near(
+                torch.func.hessian(total(scan.scan_diagonal), i)(*inputs),
+                torch.func.hessian(total(loop), i)(*inputs),
+                1e-12,
+            )
 
     def test_vmap(self) -> None:
         inputs = [torch.stack([x.detach()] * 4) * torch.arange(1, 5).view(-1, *[1] * x.dim()) for x in self.inputs()]
         near(torch.func.vmap(scan.scan_diagonal)(*inputs), torch.func.vmap(loop)(*inputs), 1e-13)
-        a, b, start = self.inputs()
+        a, b, _ = self.inputs()
         have = torch.func.vmap(lambda s: scan.scan_diagonal(a.detach(), b.detach(), s))(inputs[2])
         near(have, torch.stack([loop(a, b, s) for s in inputs[2]]).detach(), 1e-13)
 
@@ -193,7 +197,7 @@ class TestTransforms:
             fake = [mode.from_tensor(x) for x in inputs]
             assert scan.scan_diagonal(*fake).shape == inputs[1].shape
         with pytest.warns(Warning):
-            jitted = torch.jit.trace(scan.scan_diagonal, tuple(inputs))
+            jitted = torch.jit.trace(scan.scan_diagonal, tuple(inputs))  # type: ignore[no-untyped-call]
         near(jitted(*other), loop(*other), 1e-13)
 
     def test_export(self) -> None:
@@ -234,5 +238,5 @@ def test_the_compiled_path_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch)
     seen: list[str] = []
     monkeypatch.setattr(compiled, "call", lambda kernel, *rest: seen.append(kernel))
     a, b, start = parts(40, (3, 5), torch.float32)
-    scan.scan_diagonal(a, b, start).sum().backward()
+    scan.scan_diagonal(a, b, start).sum().backward()  # type: ignore[no-untyped-call]
     assert seen == ["scan_forward", "scan_backward"]

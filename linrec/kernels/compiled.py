@@ -137,7 +137,7 @@ def _runs(steps: int, sizes: tuple[int, ...]) -> int:
 def _cut(x: Tensor, runs: int, length: int) -> Tensor:  # (T, ...) -> (length, runs, ...)
     if x.shape[0] == 1:
         return x.unsqueeze(1)
-    return x[: runs * length].unflatten(0, (runs, length)).transpose(0, 1)
+    return x[: runs * length].view(runs, length, *x.shape[1:]).transpose(0, 1)
 
 
 def backward(a: Tensor, g: Tensor, h: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:

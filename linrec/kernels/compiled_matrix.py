@@ -37,7 +37,9 @@ def fits(parts: Parts) -> bool:
 class _Call:
     """One call: operands in the kernel's order, and the walk that describes them."""
 
-    def __init__(self, steps: int, parts: Parts, outs: Sequence[Tensor], final: Tensor, kept: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, steps: int, parts: Parts, outs: Sequence[Tensor], final: Tensor, kept: Sequence[Tensor | None]
+    ) -> None:
         self.start = plain(parts.start)
         *self.passing, self.k, self.v = self.start.shape
         self.steps, self.dtype = steps, self.start.dtype
@@ -123,7 +125,7 @@ def _like(steps: int, passing: Sequence[int], width: int, parts: Parts) -> Tenso
     shape = (steps, *passing, width)
     for x in (*parts.values, *parts.queries):
         if x is not None and x.shape[:-1] == shape[:-1] and x.stride(-1) == 1:
-            order = sorted(range(len(shape)), key=lambda i: -x.stride(i) if i < len(shape) - 1 else 1)
+            order = [*sorted(range(len(shape) - 1), key=x.stride().__getitem__, reverse=True), len(shape) - 1]
             base = x.new_empty([shape[i] for i in order])
             return base.permute([order.index(i) for i in range(len(shape))])
     return parts.start.new_empty(shape)

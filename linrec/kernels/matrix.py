@@ -128,7 +128,9 @@ def in_operators(steps: int, parts: Parts) -> tuple[Tensor, ...]:
 
 def _stored(steps: int, parts: Parts) -> tuple[Tensor, ...]:
     """Decays that differ along V: a diagonal scan of all states, then the reads."""
-    drive = sum(u.unsqueeze(-1) * v.unsqueeze(-2) for u, v in zip(parts.lefts, parts.values, strict=True) if v is not None)
+    drive = sum(
+        u.unsqueeze(-1) * v.unsqueeze(-2) for u, v in zip(parts.lefts, parts.values, strict=True) if v is not None
+    )
     assert isinstance(drive, Tensor) and parts.decay is not None
     start = parts.start
     states = scan_diagonal(parts.decay, drive.expand(steps, *start.shape), start)
@@ -172,7 +174,7 @@ def _chunked(steps: int, parts: Parts) -> tuple[Tensor, ...]:
         x = x.expand(steps, *x.shape[1:])
         if count * size != steps:
             x = torch.cat([x, torch.full_like(x[:1], fill).expand(count * size - steps, *x.shape[1:])])
-        return x.movedim(0, -2).unflatten(-2, (count, size))
+        return x.movedim(0, -2).reshape(*x.shape[1:-1], count, size, x.shape[-1])
 
     passing = parts.start.shape[:-2]
     decay = None if parts.decay is None else chunks(parts.decay.squeeze(-1), 1.0)
@@ -226,9 +228,7 @@ def _solved(
     blank = torch.zeros_like(lefts[0])
     rows = torch.stack(
         [
-            torch.stack(
-                [_shifted(_decayed(_ahead(w), u, levels)) if w is not None else _none(u) for u in lefts], -1
-            )
+            torch.stack([_shifted(_decayed(_ahead(w), u, levels)) if w is not None else _none(u) for u in lefts], -1)
             for w in inners
         ],
         -3,
@@ -292,7 +292,7 @@ def _levels(a: Tensor | None, size: int) -> list[Level]:
         after = torch.cat([after[..., 0::2, :, :] * second, after[..., 1::2, :, :]], -2)
         levels.append((until, after, (first * second).squeeze(-2)))
     until, after, total = levels[-1]
-    return [*levels[:-1], (until.squeeze(-3), after.squeeze(-3), total.squeeze(-2))]  # type: ignore[list-item]
+    return [*levels[:-1], (until.squeeze(-3), after.squeeze(-3), total.squeeze(-2))]
 
 
 def _decayed(x: Tensor, y: Tensor, levels: Sequence[Any]) -> Tensor:  # (..., C, K), (..., C, K) -> (..., C, C)
@@ -309,8 +309,11 @@ def _decayed(x: Tensor, y: Tensor, levels: Sequence[Any]) -> Tensor:  # (..., C,
     block = (x * y).sum(-1, keepdim=True).unsqueeze(-1)  # (..., C, 1, 1)
     for until, after, _ in levels[:-1]:
         width = until.shape[-2]
-        rows, columns = (z.unflatten(-2, (size // width, width)) for z in (x, y))
-        later, earlier = rows[..., 1::2, :, :] * until[..., 1::2, :, :], columns[..., 0::2, :, :] * after[..., 0::2, :, :]
+        rows, columns = (z.reshape(*z.shape[:-2], size // width, width, z.shape[-1]) for z in (x, y))
+        later, earlier = (
+            rows[..., 1::2, :, :] * until[..., 1::2, :, :],
+            columns[..., 0::2, :, :] * after[..., 0::2, :, :],
+        )
         cross = later @ earlier.mT
         upper, lower = block[..., 0::2, :, :].expand_as(cross), block[..., 1::2, :, :].expand_as(cross)
         block = torch.cat([torch.cat([upper, torch.zeros_like(cross)], -1), torch.cat([cross, lower], -1)], -2)

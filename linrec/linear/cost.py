@@ -120,7 +120,11 @@ def matrix_estimates(
     E, T, k, v, r, m = sympy.symbols("E T k v r m", positive=True)
     values = {E: sizes["E"], T: sizes["T"], k: sizes["k"], v: sizes["v"], r: sizes["r"], m: sizes["m"]}
     rows = {
-        form: (2 * E * T * k * v * (2 + 2 * r if form == "wy" else 2 + r), width * E * T * (2 + r) * (k + v), sympy.Integer(1)),
+        form: (
+            2 * E * T * k * v * (2 + 2 * r if form == "wy" else 2 + r),
+            width * E * T * (2 + r) * (k + v),
+            sympy.Integer(1),
+        ),
         "sequential": (2 * E * T * k * v * (2 + 2 * r), 3 * width * E * T * k * v * m, T * m),
     }
     found = []

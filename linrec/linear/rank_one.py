@@ -11,8 +11,8 @@ I - b k k^T, is itself opened into the products it was made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, order
 from linrec.linear.affine import Axis, Factor, Form, Label, Labels, Refusal, Term, relabel
@@ -95,7 +95,9 @@ class _Finder:
             return found
         terms = [t for term in form.terms for t in self.opened(term)]
         mixed = {i for t in terms for i, (a, s) in enumerate(zip(t.axes, t.state_axes, strict=True)) if a != s}
-        summed = {i for _, _, terms_, _ in found for t in terms_ for i, s in enumerate(t.state_axes) if s and s not in t.axes}
+        summed = {
+            i for _, _, terms_, _ in found for t in terms_ for i, s in enumerate(t.state_axes) if s and s not in t.axes
+        }
         if len(mixed | summed) != 1:
             return self.refuse("updates mix, or reads sum over, more than one axis of the state")
         (key,) = mixed | summed
@@ -207,7 +209,9 @@ class _Finder:
         """The same with coefficients as wide as `limit` opened in turn."""
         found: list[Product] = []
         for axes, factors, pairs in products:
-            wide = next((f for f in factors if isinstance(f.value, Use) and width(self.graph, f.value.name) >= limit), None)
+            wide = next(
+                (f for f in factors if isinstance(f.value, Use) and width(self.graph, f.value.name) >= limit), None
+            )
             if wide is None:
                 found.append((axes, factors, pairs))
                 continue
@@ -238,14 +242,16 @@ class _Finder:
 
     def stripped(self, factor: Factor) -> Factor:
         """The coefficient without copies and axes of size one: equal coefficients look equal."""
-        op = self.graph.by_name().get(factor.value.name) if isinstance(factor.value, Use) and not factor.value.delay else None
+        op = (
+            self.graph.by_name().get(factor.value.name)
+            if isinstance(factor.value, Use) and not factor.value.delay
+            else None
+        )
         if op is not None and op.kind == "alias":
             return self.stripped(replace(factor, value=op.args[0]))
         if op is not None and op.kind == "unsqueeze" and isinstance(op.args[1], int):
             place = op.args[1] % len(factor.axes)
-            return self.stripped(
-                replace(factor, value=op.args[0], axes=factor.axes[:place] + factor.axes[place + 1 :])
-            )
+            return self.stripped(replace(factor, value=op.args[0], axes=factor.axes[:place] + factor.axes[place + 1 :]))
         return factor
 
     def candidates(self, value: Use, *, joined: bool) -> list[Use]:
@@ -297,7 +303,13 @@ class _Finder:
                 return self.refuse("a coefficient joins the old and the new axis of the state")
             twin = {x: (y,) for x, y in zip(term.state_axes[key], canon[key], strict=True)}
             updates.append((split[0], relabel(replace(term, factors=split[1]), twin).factors, None))
-        drives = [] if offset is None or offset == 0 else self.products(offset, joined=False) if isinstance(offset, Use) else None
+        drives = (
+            []
+            if offset is None or offset == 0
+            else self.products(offset, joined=False)
+            if isinstance(offset, Use)
+            else None
+        )
         if drives is None:
             return self.refuse("what is added to the state is no outer product")
         for axes, factors, pairs in drives:
@@ -374,27 +386,35 @@ class _Finder:
 
 def _with_aliases(graph: Graph) -> Graph:
     """Two reads of one value by one op get two names, so that a square opens like any other product."""
+    by_name = graph.by_name()
+    types = {i.name: i.type for i in graph.inputs} | {o.result: o.type for o in graph.ops if isinstance(o.type, Type)}
     ops: list[Op] = []
     for op in graph.ops:
-        seen: set[Use] = set()
-        extra: list[Op] = []
-
-        def named(use: Use, op: Op = op, seen: set[Use] = seen, extra: list[Op] = extra) -> Arg:
-            type_ = types.get(use.name)
-            if use not in seen or use.delay or type_ is None or len(type_.shape) == 0:
-                seen.add(use)
-                return use
-            name = f"{op.result}.twin{len(extra)}"
-            source = by_name.get(use.name)
-            extra.append(Op(name, "alias", (use,), (), type_, None if source is None else source.time))
-            return Use(name)
-
-        by_name = graph.by_name()
-        types = {i.name: i.type for i in graph.inputs} | {o.result: o.type for o in graph.ops if isinstance(o.type, Type)}
         if op.kind in ("einsum", "mul", "matmul", "bmm", "mm", "outer", "ger"):
-            op = replace(op, args=tuple(_mapped(a, named) for a in op.args))
-        ops += [*extra, op]
+            twins = _Twins(op.result, types, by_name)
+            op = replace(op, args=tuple(_mapped(a, twins) for a in op.args))
+            ops += twins.ops
+        ops.append(op)
     return replace(graph, ops=order(tuple(ops)))
+
+
+@dataclass
+class _Twins:
+    """Gives the second read of a value, and every further one, a name of its own."""
+
+    reader: str
+    types: Mapping[str, Type]
+    by_name: Mapping[str, Op]
+    ops: list[Op] = field(default_factory=list)
+    seen: set[Use] = field(default_factory=set)
+
+    def __call__(self, use: Use) -> Arg:
+        if use not in self.seen or use.delay or use.name not in self.types or not self.types[use.name].shape:
+            self.seen.add(use)
+            return use
+        name, source = f"{self.reader}.twin{len(self.ops)}", self.by_name.get(use.name)
+        self.ops.append(Op(name, "alias", (use,), (), self.types[use.name], None if source is None else source.time))
+        return Use(name)
 
 
 def _mapped(arg: Arg, change: Callable[[Use], Arg]) -> Arg:
@@ -413,7 +433,10 @@ def _between(graph: Graph, source: Use, target: str) -> set[str]:
             reach[name] = False
             op = by_name.get(name)
             if op is not None and not op.init and op.kind != "signal":
-                hits = [use == source or (use.delay == 0 and use.name != source.name and reaches(use.name)) for use in op.uses()]
+                hits = [
+                    use == source or (use.delay == 0 and use.name != source.name and reaches(use.name))
+                    for use in op.uses()
+                ]
                 reach[name] = any(hits)
         return reach[name]
 

@@ -95,7 +95,7 @@ static INLINE void NAME(columns)(const walk *c, const OPERAND *all, int64_t oute
             for (int64_t k = 0; k < K; k++) {
                 VEC *row = s + k * nv;
                 if (at && dv) {
-                    NAME(load)(d, at + k * dk + first * dv, width, nv);
+                    for (int64_t j = 0; j < nv * W; j++) ((NUMBER *)d)[j] = j < width ? at[k * dk + (first + j) * dv] : 0;
                     for (int j = 0; j < nv; j++) row[j] *= d[j];
                 } else if (at) {
                     for (int j = 0; j < nv; j++) row[j] *= at[k * dk];
