@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Type, Use, order
-from linrec.linear.affine import Term
+from linrec.linear.affine import Label, Term
 from linrec.linear.analysis import Analysis
 from linrec.linear.rank_one import Factors, RankOne, Read
 from linrec.linear.system import Writer, product
@@ -65,7 +65,7 @@ class _Lowering:
         held = {x for f in factors for axis in f.axes for x in axis}
         sizes = tuple(shape[i] if held & set(found.axes[i]) else 1 for i in places)
         rows = [x for i in places if held & set(found.axes[i]) for x in found.axes[i]]
-        term = Term(Use(found.state, 1), (), (), factors)
+        term = Term(Use(found.state, 1), (), (), _summed_first(factors, rows))
         return self.write.term(term, rows, [], sizes), sizes
 
     def vector(self, sums: Sequence[Factors], own: Sequence[int]) -> Use:
@@ -168,6 +168,7 @@ class _Lowering:
         for axes, factors, _ in read.products:
             held = {x for f in factors for axis in f.axes for x in axis}
             rows = [x for axis in axes for x in axis if x in held]
+            factors = _summed_first(factors, rows)
             sizes = tuple(labels.extent(tuple(x for x in axis if x in held)) for axis in axes)
             one = write.term(Term(Use(self.found.state, 1), (), (), factors), rows, [], sizes)
             total = one if total is None else write.make("add", (total, one), type_.shape)
@@ -196,6 +197,11 @@ class _Lowering:
             elif op.result not in gone:
                 ops.append(op)
         return replace(self.graph, ops=order((*ops, *write.ops)))
+
+
+def _summed_first(factors: Factors, rows: Sequence[Label]) -> Factors:
+    """Coefficients that are summed over before the others, so that no product on the way is wider than the result."""
+    return tuple(sorted(factors, key=lambda f: all(x in rows for axis in f.axes for x in axis)))
 
 
 def _after(graph: Graph, state: str, stops: set[str]) -> set[str]:
