@@ -175,7 +175,10 @@ def backward_in_time(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> T
 def inputs(steps: int, batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     g = torch.Generator().manual_seed(steps)
     q, k, v = (torch.randn(batch, steps, 3, n, generator=g, dtype=dtype) for n in (4, 4, 5))
-    a, b = torch.rand(batch, steps, 3, 4, generator=g, dtype=dtype), torch.rand(batch, steps, 3, generator=g, dtype=dtype)
+    a, b = (
+        torch.rand(batch, steps, 3, 4, generator=g, dtype=dtype),
+        torch.rand(batch, steps, 3, generator=g, dtype=dtype),
+    )
     return [q, torch.nn.functional.normalize(k, dim=-1), v, a, b]
 
 

@@ -26,25 +26,31 @@ _RUN = 256  # steps that a cut should at least have
 
 
 def is_safe(*tensors: Tensor) -> bool:
-    """May compiled kernels work on these tensors?
+    """May compiled kernels work on these tensors?"""
+    return (
+        is_eager(*tensors)
+        and native.library() is not None
+        and tensors[0].dtype in TYPES
+        and all(x.dtype is tensors[0].dtype and x.device.type == "cpu" and x.numel() > 0 for x in tensors)
+    )
 
-    Not for subclasses (fake tensors), other devices or layouts, under a torch.func transform, forward-mode
-    differentiation, a dispatch mode (tracing), torch.compile, torch.export or torch.jit.trace.
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Are these plain tensors, with nobody looking over their shoulder but autograd?
+
+    Not subclasses (fake tensors), nor other layouts, nor under a torch.func transform, forward-mode differentiation,
+    a dispatch mode (tracing), torch.compile, torch.export or torch.jit.trace.
     """
-    if torch.compiler.is_compiling() or native.library() is None:
+    if torch.compiler.is_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     level: int = forward_ad._current_level
     if level >= 0 or torch._C._get_tracing_state() is not None:
         return False
-    dtype = tensors[0].dtype
-    return dtype in TYPES and all(
+    return all(
         type(x) in (Tensor, torch.nn.Parameter)
-        and x.dtype is dtype
         and x.layout is torch.strided
-        and x.device.type == "cpu"
-        and x.numel() > 0
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_legacy_batchedtensor(x)
         for x in tensors

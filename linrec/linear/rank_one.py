@@ -22,6 +22,7 @@ from linrec.linear.folding import width
 Factors = tuple[Factor, ...]
 Product = tuple[tuple[Axis, ...], Factors, tuple[tuple[Axis, Axis], ...]]  # axes, coefficients, axes that are one
 _CANDIDATES = 24  # values tried as the vector that a product is opened at
+_OPENINGS = 32  # products opened for one recurrence: opening a shift gives another shift
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def rank_one_of(graph: Graph, recurrence: Recurrence) -> RankOne | Refusal:
 
 class _Finder:
     def __init__(self, graph: Graph, recurrence: Recurrence) -> None:
-        self.recurrence, self.labels = recurrence, Labels()
+        self.recurrence, self.labels, self.openings = recurrence, Labels(), 0
         self.graph = _with_aliases(graph)
         self.state = recurrence.states[0]
 
@@ -190,6 +191,9 @@ class _Finder:
 
         Tried at each narrower value that it is made of: it must be linear in that one.
         """
+        self.openings += 1
+        if self.openings > _OPENINGS:
+            return None
         for candidate in self.candidates(value, joined=joined):
             between = _between(self.graph, candidate, value.name)
             if not between:
