@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec import findings
+from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
 from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
@@ -360,7 +360,7 @@ class Engine:
             if not (learned and get().requires_grad)
         )
         lengths = _solve(captured.graph, tensors)
-        context = Context(lengths, frozen, self.options.forms, superposition=superposition)
+        context = Context(lengths, frozen, self.options.forms, machine=calibration.load(), superposition=superposition)
         stages: dict[str, Graph] = {}
         pipeline = default_pipeline([lambda step, old, new, seconds: stages.update({step.name: new})])
         graph = pipeline.run(captured.graph, context)

@@ -17,7 +17,7 @@ from linrec.linear.affine import Refusal
 from linrec.linear.cost import estimates, matrix_estimates, scan_estimates
 from linrec.linear.rank_one import RankOne, rank_one_of
 from linrec.linear.system import GROUP, System, product, system_of
-from linrec.linear.varying import layout_of
+from linrec.linear.varying import Layout, layout_of
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, evaluate, names_of
 
@@ -55,7 +55,10 @@ class ChooseForm(Pass):
             return self._varying(graph, recurrence, context)
         final = is_final(graph, recurrence)
         context.sizes[recurrence.name] = sizes = sizes_of(system, context)
-        found = estimates(sizes, constant=is_frozen(system, context.frozen), final=final)
+        scans = system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout)
+        found = estimates(
+            sizes, constant=is_frozen(system, context.frozen), final=final, diagonal=scans, machine=context.machine
+        )
         context.costs[recurrence.name] = found
         names = [e.form for e in found if e.form != "sequential"]
         if wanted != "auto" and wanted not in names:
@@ -75,7 +78,7 @@ class ChooseForm(Pass):
             "r": len(found.updates),
             "m": len(recurrence.members),
         }
-        context.costs[recurrence.name] = matrix_estimates(sizes, found.form)
+        context.costs[recurrence.name] = matrix_estimates(sizes, found.form, machine=context.machine)
         reads = ", ".join(f"%{r.out}" for r in found.reads)
         context.remark("passed", recurrence.name, f"{found.form}: read as {reads}; %{found.state} is not stored")
         return replace(recurrence, form=found.form)
@@ -113,7 +116,7 @@ class ChooseForm(Pass):
             "n": n,
             "m": len(recurrence.members),
         }
-        context.costs[recurrence.name] = scan_estimates(sizes, form)
+        context.costs[recurrence.name] = scan_estimates(sizes, form, machine=context.machine)
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 import linrec
 
-Program = Callable[..., Tensor]
+Program = Callable[..., Any]
 RATES = torch.linspace(0.1, 1.0, 4, dtype=torch.float64)
-PROGRAMS: dict[str, tuple[str, Program]] = {}
+PROGRAMS: dict[str, tuple[str, Any]] = {}
 
 
 def program(form: str) -> Callable[[Program], Program]:
@@ -84,7 +85,8 @@ def bonus(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @program("chunked")
 def normaliser(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    s, n, out = blank(q, v), torch.zeros_like(k[:, 0]), []
+    s, n = blank(q, v), torch.zeros_like(k[:, 0])
+    out: list[Tensor] = []
     for t in range(q.shape[1]):
         s = a[:, t].unsqueeze(-1) * s + outer(k[:, t], v[:, t])
         n = a[:, t] * n + k[:, t]
@@ -165,7 +167,8 @@ def reflections(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor
 
 @program("wy")
 def backward_in_time(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    s, out = blank(q, v), []
+    s = blank(q, v)
+    out: list[Tensor] = []
     for t in reversed(range(q.shape[1])):
         s = s + outer(k[:, t], b[:, t].unsqueeze(-1) * (v[:, t] - read(k[:, t], s)))
         out.insert(0, read(q[:, t], s))
@@ -228,7 +231,8 @@ def test_states_that_are_read_are_kept() -> None:
             out.append(s)
         return torch.stack(out, 1)
 
-    net, xs = linrec.compile(f), inputs(20)[:4]
+    compiled: Any = linrec.compile(f)
+    net, xs = compiled, inputs(20)[:4]
     torch.testing.assert_close(net(*xs), f(*xs), rtol=1e-11, atol=1e-11)
     assert net.report.recurrences[0].form == "scan"
 
@@ -237,11 +241,11 @@ def test_the_emitted_program_never_holds_all_states() -> None:
     """No tensor of the compiled call has steps x key x value numbers."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Widest(TorchDispatchMode):
+    class Widest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         most = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            out = func(*args, **(kwargs or {}))
+            out: Any = func(*args, **(kwargs or {}))
             if isinstance(out, Tensor):
                 self.most = max(self.most, out.untyped_storage().nbytes() // out.element_size())
             return out
@@ -252,6 +256,6 @@ def test_the_emitted_program_never_holds_all_states() -> None:
     for name in ("key_decay", "bonus", "delta", "gated_delta", "reflections"):
         net = linrec.compile(PROGRAMS[name][1], verify="off")
         net(q, k, v, a, b)
-        with Widest() as seen:
+        with Widest() as seen:  # type: ignore[no-untyped-call]
             net(q, k, v, a, b)
         assert seen.most <= 512 * 32 * 8, name

@@ -201,7 +201,7 @@ def _correlated(
     w: Tensor, response: Tensor, spectrum: Tensor, g: Tensor, for_drive: bool, for_response: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """dw[s] = sum_t conj(K[t-s]) g[t] and dK[k] = sum_t g[t] conj(w[t-k]): correlations, by FFT as well."""
-    (b, t, groups, p), q = w.shape, response.shape[2]
+    (b, t, groups, _), q = w.shape, response.shape[2]
     size, is_complex = smooth(2 * t - 1), g.is_complex()
     dw = torch.empty_like(w, dtype=g.dtype) if for_drive else None
     sums = torch.zeros_like(spectrum) if for_response else None
