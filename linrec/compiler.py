@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec import findings
+from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
 from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
@@ -373,7 +373,7 @@ class Engine:
             if not (learned and get().requires_grad)
         )
         lengths = _solve(captured.graph, tensors)
-        context = Context(lengths, frozen, self.options.forms, superposition=superposition)
+        context = Context(lengths, frozen, self.options.forms, machine=calibration.load(), superposition=superposition)
         stages = Stages()
         graph = default_pipeline([stages]).run(captured.graph, context)
         passed = time.perf_counter()

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from linrec.kernels import lti, maps, scan, semirings
+from linrec.kernels import lti, maps, matrix, scan, semirings
 
 KERNELS: dict[str, Callable[..., Any]] = {
     name: value
-    for module in (lti, maps, scan, semirings)
+    for module in (lti, maps, matrix, scan, semirings)
     for name, value in vars(module).items()
-    if name.startswith(("lti_", "map_", "scan_", "semiring_"))
+    if name.startswith(("lti_", "map_", "matrix_", "scan_", "semiring_"))
 }
 _resolved: dict[str, Callable[..., Any]] = {}
 
