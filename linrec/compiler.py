@@ -339,7 +339,7 @@ class Engine:
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
-        if fixed and any(r.code == "LR2002" for r in compiled.report.recurrences):
+        if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
             # a form may exist once sizes other than time and batch are known
             special = replace(captured, graph=specialized(captured.graph, fixed))
             return self.build(special, environment, tensors)

@@ -26,7 +26,7 @@ class FoldReadout(Pass):
         return replace(graph, recurrences=tuple(self._folded(graph, r, context) for r in graph.recurrences))
 
     def _folded(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
-        if recurrence.kind != "lti" or len(recurrence.outputs) != 1:
+        if recurrence.kind != "lti" or recurrence.semiring != "sum-product" or len(recurrence.outputs) != 1:
             return recurrence
         readers, roots = graph.readers(), graph.roots()
         members = set(recurrence.members)

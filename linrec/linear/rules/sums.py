@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from linrec.ir import Arg, Op, Type
+from linrec.ir import Arg, Op, Type, Use
 from linrec.linear.affine import Factor, Form, Refusal, Term
 from linrec.linear.rules.table import (
     Builder,
@@ -15,6 +13,7 @@ from linrec.linear.rules.table import (
     shape_of,
     through,
 )
+from linrec.linear.semirings import ALL
 
 
 @rule("add", "sub", "rsub")
@@ -29,7 +28,7 @@ def _add(op: Op, build: Builder) -> Form | Refusal:
         offsets.append(arg if form is None else form.offset)
         if form is not None:
             for term in broadcast(form, build.type(arg).shape, target, build):
-                terms.append(term if sign == 1 else replace(term, factors=(*term.factors, Factor(sign))))
+                terms.append(term if sign == 1 else term.times(Factor(sign)))
     left, right = offsets
     if op.kind == "add" and alpha == 1 and (left is None or right is None):
         return Form(tuple(terms), left if right is None else right)
@@ -47,7 +46,7 @@ def _negative(value: Arg) -> Arg:
 def _neg(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     assert form is not None
-    return through(op, build, 0, form, tuple(replace(t, factors=(*t.factors, Factor(-1))) for t in form.terms))
+    return through(op, build, 0, form, tuple(t.times(Factor(-1)) for t in form.terms))
 
 
 @rule("lerp")
@@ -64,9 +63,7 @@ def _lerp(op: Op, build: Builder) -> Form | Refusal:
         form = build.form(arg)
         offsets.append(arg if form is None else form.offset)
         for term in () if form is None else broadcast(form, build.type(arg).shape, shape, build):
-            scaled = scaled_by(term, factor, shape, build)
-            assert scaled is not None
-            terms.append(scaled)
+            terms.append(scaled_by(term, factor, build))
     if offsets == [None, None]:
         return Form(tuple(terms))
     if offsets[0] is None:
@@ -77,29 +74,47 @@ def _lerp(op: Op, build: Builder) -> Form | Refusal:
     return Form(tuple(terms), build.clone(op, (*offsets, weight)))
 
 
-@rule("where")
+@rule("where", semirings=ALL)
 def _where(op: Op, build: Builder) -> Form | Refusal:
     mask, left, right = op.args
     if build.form(mask) is not None:
         return Refusal("LR1207", op.result, "the state decides in `where`", "compute the condition from the input")
-    shape = shape_of(op)
-    assert isinstance(op.type, Type)
-    chosen = Type(op.type.dtype, build.type(mask).shape)
-    keep = build.make("to", (mask, dtype_of(op)), chosen)
-    drop = build.make("rsub", (keep, 1), chosen)
+    return chosen(op, build, mask, left, right)
+
+
+def chosen(op: Op, build: Builder, mask: Arg, left: Arg, right: Arg) -> Form:
+    """`left` where the mask is true, else `right`: coefficients of zero and one."""
+    shape, type_ = shape_of(op), Type(_dtype(op), build.type(mask).shape)
+    keep = build.make("to", (mask, dtype_of(op)), type_)
+    drop = build.make("rsub", (keep, 1), type_)
     terms: list[Term] = []
     offsets: list[Arg] = []
     for arg, factor in ((left, keep), (right, drop)):
         form = build.form(arg)
         offsets.append(arg if form is None else form.offset)
-        for term in () if form is None else broadcast(form, build.type(arg).shape, shape, build):
-            scaled = scaled_by(term, factor, shape, build)
-            assert scaled is not None
-            terms.append(scaled)
+        if form is not None:
+            assert isinstance(factor, Use)
+            value = build.indicator(factor)
+            terms += [scaled_by(t, value, build) for t in broadcast(form, build.type(arg).shape, shape, build)]
     if offsets == [None, None]:
         return Form(tuple(terms))
-    filled = tuple(0.0 if o is None else o for o in offsets)
-    return Form(tuple(terms), build.clone(op, (mask, *filled)))
+    filled = tuple(build.semiring.zero if o is None else o for o in offsets)
+    return Form(tuple(terms), build.make("where", (mask, *filled), Type(_dtype(op), shape)))
+
+
+def _dtype(op: Op) -> str:
+    assert isinstance(op.type, Type)
+    return op.type.dtype
+
+
+@rule("masked_fill", semirings=ALL)
+def _masked_fill(op: Op, build: Builder) -> Form | Refusal:
+    value, mask, fill = op.args
+    if build.form(mask) is not None:
+        return Refusal(
+            "LR1207", op.result, "the state decides in `masked_fill`", "compute the condition from the input"
+        )
+    return chosen(op, build, mask, fill, value)
 
 
 def _offsets(op: Op, build: Builder, args: tuple[Arg, ...], left: Arg, right: Arg) -> Arg:

@@ -7,13 +7,14 @@ test would take `round` and `detach` for linear). Adding an operator is adding a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.linear.semirings import SUM, Semiring
 from linrec.sizes import Dim
 
 
@@ -21,6 +22,7 @@ class Builder(Protocol):
     """What a rule may ask of the analysis."""
 
     labels: Labels
+    semiring: Semiring
 
     def form(self, arg: Arg) -> Form | None:
         """The form of an argument, or None if it does not depend on the state."""
@@ -34,17 +36,24 @@ class Builder(Protocol):
     def make(self, kind: str, args: tuple[Arg, ...], type_: Type, attrs: tuple[tuple[str, Arg], ...] = ()) -> Arg:
         """A new op on values that do not depend on the state."""
 
+    def filled(self, value: Arg, type_: Type) -> Arg:
+        """A tensor of one number."""
+
+    def indicator(self, matrix: Use) -> Use:
+        """Zeros and ones of numbers as those of the semiring."""
+
 
 Rule = Callable[[Op, Builder], Form | Refusal]
-RULES: dict[str, Rule] = {}
+RULES: dict[tuple[str, str], Rule] = {}  # (semiring, operator) -> rule
 
 
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators."""
+def rule(*kinds: str, semirings: Iterable[Semiring] = (SUM,)) -> Callable[[Rule], Rule]:
+    """Register a rule for operators; most are about one semiring, those that only move numbers about all."""
 
     def add(function: Rule) -> Rule:
-        for kind in kinds:
-            RULES[kind] = function
+        for semiring in semirings:
+            for kind in kinds:
+                RULES[semiring.name, kind] = function
         return function
 
     return add
@@ -52,7 +61,7 @@ def rule(*kinds: str) -> Callable[[Rule], Rule]:
 
 def apply(op: Op, build: Builder) -> Form | Refusal:
     """The form of `op`, whose arguments include values that depend on the state."""
-    found = RULES.get(op.kind)
+    found = RULES.get((build.semiring.name, op.kind))
     if found is not None:
         result = found(op, build)
         if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
@@ -68,14 +77,14 @@ _REFUSED: dict[str, tuple[frozenset[str], str, str]] = {
     "LR1204": (
         frozenset(
             "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow square abs "
-            "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid reciprocal erf "
+            "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid erf "
             "sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign".split()
         ),
         "the state passes through `{}`",
         "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
     ),
     "LR1205": (
-        frozenset("dropout native_dropout batch_norm native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout instance_norm".split()),
+        frozenset("dropout native_dropout native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout instance_norm".split()),
         "`{}` acts on the state, and differs from call to call",
         "apply it to the input or to the output",
     ),
@@ -94,8 +103,18 @@ _REFUSED: dict[str, tuple[frozenset[str], str, str]] = {
         "the state is rounded or bounded by `{}`",
         "bound what is read from the state instead",
     ),
+    "LR1202": (
+        frozenset(["reciprocal"]),
+        "the state stands in a denominator, in `{}`",
+        "divide by something computed from the input",
+    ),
+    "LR1210": (
+        frozenset("argmax argmin argsort sort topk embedding one_hot scatter_reduce searchsorted bucketize multinomial nonzero".split()),
+        "the state chooses an index in `{}`",
+        "compute the index from the input",
+    ),
     "LR1209": (
-        frozenset("softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm linalg_vector_norm normalize std var logsumexp amax amin max min argmax cummax cumprod prod logcumsumexp".split()),
+        frozenset("softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm linalg_vector_norm normalize std var logsumexp logaddexp amax amin max min cummax cummin cumprod prod logcumsumexp median".split()),
         "the state is normalised or reduced by `{}`",
         "normalise the input, or what is read from the state",
     ),
@@ -120,15 +139,15 @@ def broadcast(form: Form, shape: tuple[Dim, ...], target: tuple[Dim, ...], build
     return tuple(replace(t, axes=aligned(t.axes, shape, target, build)) for t in form.terms)
 
 
-def scaled_by(term: Term, value: Arg, target: tuple[Dim, ...], build: Builder, *, inverse: bool = False) -> Term | None:
-    """The term times a coefficient that broadcasts against it; None if their axes are cut differently."""
+def scaled_by(term: Term, value: Arg, build: Builder, *, inverse: bool = False) -> Term:
+    """The term times a coefficient that broadcasts against it."""
     if not isinstance(value, Use):
-        return replace(term, factors=(*term.factors, Factor(value, (), inverse)))
+        return term.times(Factor(value, (), inverse))
     shape = build.type(value).shape
     axes: list[Axis] = []
     for size, axis in zip(shape, term.axes[len(term.axes) - len(shape) :], strict=True):
         axes.append(() if size == 1 else axis)
-    return replace(term, factors=(*term.factors, Factor(value, tuple(axes), inverse)))
+    return term.times(Factor(value, tuple(axes), inverse))
 
 
 def shape_of(op: Op) -> tuple[Dim, ...]:
@@ -149,10 +168,30 @@ def one_state(op: Op, build: Builder, *places: int) -> tuple[int, Form] | Refusa
 
 def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, ...]) -> Form:
     """Terms mapped by a linear operator, and the offset by the operator itself."""
-    if form.offset is None:
-        return Form(terms)
-    args = tuple(form.offset if i == place else a for i, a in enumerate(op.args))
-    return Form(terms, build.clone(op, args))
+    return Form(terms, offset_through(op, build, place, form))
+
+
+_BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2, "bilinear": 3}  # where an operator has one
+_ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias contiguous float double positive real imag _conj".split())
+
+
+def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:
+    """What the operator makes of the offset; of zero, where it adds a bias of its own."""
+    bias, offset = _BIAS.get(op.kind, len(op.args)), form.offset
+    if offset is None and (bias >= len(op.args) or op.args[bias] is None):
+        return None
+    given = build.type(op.args[place])
+    if op.kind not in _ELEMENTWISE:
+        offset = whole(offset, given, build)
+    return build.clone(op, tuple(offset if i == place else a for i, a in enumerate(op.args)))
+
+
+def whole(offset: Arg, type_: Type, build: Builder) -> Arg:
+    """An offset in full: None is zero, and what is a number or repeats along an axis is written out."""
+    if isinstance(offset, Use) and build.type(offset).shape == type_.shape:
+        return offset
+    filled = build.filled(build.semiring.zero if offset is None else build.semiring.one, type_)
+    return filled if offset is None else build.make(build.semiring.times, (filled, offset), type_)
 
 
 def dtype_of(op: Op) -> Arg:
