@@ -27,7 +27,7 @@ from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
 from linrec.ir import Graph, specialized
-from linrec.manager import Context
+from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
 from linrec.reports import Report, Verification
@@ -361,14 +361,13 @@ class Engine:
         )
         lengths = _solve(captured.graph, tensors)
         context = Context(lengths, frozen, self.options.forms, superposition=superposition)
-        stages: dict[str, Graph] = {}
-        pipeline = default_pipeline([lambda step, old, new, seconds: stages.update({step.name: new})])
-        graph = pipeline.run(captured.graph, context)
+        stages = Stages()
+        graph = default_pipeline([stages]).run(captured.graph, context)
         passed = time.perf_counter()
         program = emit(graph, frozen)
         constants = [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants]
         seconds = {"capture": captured.seconds, "passes": passed - started, "emit": time.perf_counter() - passed}
-        report = findings.build(self.name, captured, stages, context, seconds, self.captures)
+        report = findings.build(self.name, captured, stages.graphs, context, seconds, self.captures)
         if self.options.strict:
             for r in report.recurrences:
                 if r.form == "sequential":

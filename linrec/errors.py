@@ -54,9 +54,11 @@ class IRSyntaxError(LinrecError):
 
     def __init__(self, code: str, message: str, *, file: str, line: int, column: int, text: str, help: str) -> None:
         self.column = column
+        start = max(column - 200, 0) if len(text) > 400 else 0  # a part of a very long line
+        text, place = text[start : start + 400], column - start
         super().__init__(code, message, file=file, line=line, help=help)
         self.args = (
-            f"error[{code}] {file}:{line}:{column}: {message}\n{line:>4} | {text}\n     | {' ' * (column - 1)}^\nhelp: {help}",
+            f"error[{code}] {file}:{line}:{column}: {message}\n{line:>4} | {text}\n     | {' ' * (place - 1)}^\nhelp: {help}",
         )
 
 

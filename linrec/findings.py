@@ -104,8 +104,9 @@ def _lines(graph: ir.Graph, r: ir.Recurrence) -> tuple[tuple[str, int, str, str]
     """The user's lines that the recurrence's loop runs, each with what became of it."""
     found: dict[tuple[str, int], list[str]] = {}
     members = set(r.members)
+    others = {m for other in graph.recurrences for m in other.members} - members
     for op in graph.ops:
-        if op.source is None or op.time != r.time:
+        if op.source is None or op.time != r.time or op.result in others:
             continue
         remarks = found.setdefault((op.source.file, op.source.line), [])
         if op.result == r.culprit:

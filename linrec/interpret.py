@@ -24,12 +24,14 @@ def interpret(
     *,
     wide: bool = False,
     kernels: Mapping[str, Callable[..., Any]] | None = None,
+    watch: Callable[[Op, Any], None] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Outputs and effects of a graph on tensors by input name.
 
-    `wide` computes in double precision; `kernels` gives meaning to ops that are no operators of torch's.
+    `wide` computes in double precision; `kernels` gives meaning to ops that are no operators of torch's; `watch`
+    sees the value of every op that is computed, step by step.
     """
-    return _Interpreter(graph, lengths_of(graph, inputs), wide, kernels or {}).run(inputs)
+    return _Interpreter(graph, lengths_of(graph, inputs), wide, kernels or {}, watch).run(inputs)
 
 
 def lengths_of(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -64,11 +66,16 @@ def run_step(
 
 class _Interpreter:
     def __init__(
-        self, graph: Graph, lengths: Mapping[str, int], wide: bool, kernels: Mapping[str, Callable[..., Any]]
+        self,
+        graph: Graph,
+        lengths: Mapping[str, int],
+        wide: bool,
+        kernels: Mapping[str, Callable[..., Any]],
+        watch: Callable[[Op, Any], None] | None = None,
     ) -> None:
         import torch
 
-        self.kernels = kernels
+        self.kernels, self.watch = kernels, watch
         self.torch, self.graph, self.lengths, self.wide = torch, graph, lengths, wide
         self.by_name = graph.by_name()
         self.values: dict[str, Any] = {}
@@ -143,6 +150,12 @@ class _Interpreter:
 
     def apply(self, op: Op, read: Any) -> Any:
         """One op on values that `read` gives."""
+        value = self._applied(op, read)
+        if self.watch is not None:
+            self.watch(op, value)
+        return value
+
+    def _applied(self, op: Op, read: Any) -> Any:
         args = [self.argument(a, read) for a in op.args]
         attrs = {k: self.argument(a, read) for k, a in op.attrs}
         if op.kind == "alias":

@@ -19,6 +19,7 @@ from linrec.sizes import Dim, Monomial, Size
 DEPTH = 64  # of tuples within tuples
 DIGITS = 100  # of an integer
 DEGREE = 64  # factors in one term of a size
+LENGTH = 1 << 24  # characters of a text
 
 WORDS = {"true": True, "false": False, "none": None}
 ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t", "r": "\r"}
@@ -300,6 +301,8 @@ class Reader:
         names[name] = at
 
     def graph(self) -> Graph:
+        if len(self.text) > LENGTH:
+            self.fail(f"a text of over {LENGTH:,} characters", "split the program", at=0, code="LR6003")
         if not self.takes_word("graph"):
             self.expected("'graph'", "a text starts with: graph name(%x: f32[B, T]) {")
         name = self.name("the name of the graph")

@@ -2,7 +2,7 @@
 
 `parse` is total: text that is not a graph, or is the text of a graph that breaks a law of
 `linrec.ir`, raises an `IRSyntaxError` that says where, and nothing else. It never evaluates what it
-reads; work grows linearly with the length of the text, and nesting, numbers and degrees are
+reads; work grows linearly with the length of the text, and length, nesting, numbers and degrees are
 bounded. `show` refuses (VerifyError) only what those bounds could not read back.
 
     graph   = "graph" name "(" [input {"," input}] ")" "{" {statement newline} "}"
@@ -49,6 +49,16 @@ def show(graph: Graph) -> str:
     lines.append(f"  return {_args(graph.outputs)}".rstrip())
     lines += [f"  effect {quoted(path)} {_arg(use)}" for path, use in graph.effects]
     return "\n".join(lines) + "\n}\n"
+
+
+def show_arg(arg: Arg) -> str:
+    """The text of one argument."""
+    return _arg(arg)
+
+
+def show_op(op: Op) -> str:
+    """The line of one op, without its indent."""
+    return _op(op).strip()
 
 
 def _where(given: Input) -> str:

@@ -29,12 +29,19 @@ class Canonicalize(Pass):
         for op in graph.ops:
             target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
             fixed = op.kind == "clone" and op.result in returned
-            if isinstance(target, Use) and target.delay == 0 and not op.init and not fixed:
+            if (
+                isinstance(target, Use)
+                and target.delay == 0
+                and not op.init
+                and not fixed
+                and context.allows(op.result)
+            ):
                 same[op.result] = same.get(target.name, target)
             else:
                 # what reads a step back is no copy that can be dropped, but no dropout either
                 kept.append(replace(op, kind="alias", args=op.args[:1]) if _is_idle(op) else op)
-        filled = [_by_shape(_filled(op, graph)) for op in kept]
+        plain = [_by_shape(_filled(op, graph)) for op in kept]
+        filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
         if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")

@@ -36,7 +36,8 @@ class ChooseForm(Pass):
 
     def _chosen(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
         wanted = context.forms if isinstance(context.forms, str) else context.forms.get(recurrence.name, "auto")
-        if recurrence.kind == "nonlinear" or wanted == "sequential":
+        unproven = recurrence.kind not in ("lti", "ltv")
+        if unproven or wanted == "sequential" or not context.allows(recurrence.name):
             return replace(recurrence, form="sequential")
         types = [graph.op(s).type for s in recurrence.states]
         if any(not isinstance(t, Type) or t.dtype == "bool" for t in types):

@@ -28,7 +28,7 @@ class CommonSubexpressions(Pass):
                     continue
                 key = (op.kind, op.args, op.attrs, tuple(map(type, op.args)), op.type, op.time, op.init)
                 known = first.setdefault(key, op)
-                if known is not op and op.result not in graph.roots():
+                if known is not op and op.result not in graph.roots() and context.allows(op.result):
                     same[op.result] = Use(known.result)
                     context.remark("passed", op.result, f"equal to %{known.result}")
             if not same:

@@ -26,7 +26,7 @@ class FinalOnly(Pass):
         """One move at a time: a map whose every reader is `last`."""
         members = {m for r in graph.recurrences for m in r.members}
         moved = 0
-        while (target := self._next(graph, members)) is not None:
+        while (target := self._next(graph, members)) is not None and context.allows(target.result):
             graph = _moved(graph, target)
             moved += 1
         if moved:

@@ -18,11 +18,11 @@ class FindStructure(Pass):
     after: ClassVar[tuple[str, ...]] = ("prove-linear",)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Nonlinear recurrences have no structure."""
+        """What is not proven linear has no structure."""
         return replace(graph, recurrences=tuple(self._named(graph, r, context) for r in graph.recurrences))
 
     def _named(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
-        if recurrence.kind == "nonlinear":
+        if recurrence.kind not in ("lti", "ltv"):
             return recurrence
         structure = structure_of(graph, recurrence)
         context.remark("analysis", recurrence.name, structure)

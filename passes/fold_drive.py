@@ -44,7 +44,7 @@ class FoldDrive(Pass):
                 current = source
                 if width(graph, current.name) <= least:
                     best, least = len(chain), width(graph, current.name)
-            if best:
+            if best and context.allows(recurrence.name):
                 members = set(chain[:best])
                 ordered = tuple(
                     op.result for op in graph.ops if op.result in members or op.result in recurrence.members

@@ -41,7 +41,7 @@ class FoldReadout(Pass):
             chain.append(current)
             if width(graph, current) < least:
                 best, least = len(chain), width(graph, current)
-        if not best:
+        if not best or not context.allows(recurrence.name):
             return recurrence
         members |= set(chain[:best])
         context.remark(

@@ -27,7 +27,7 @@ class Hoist(Pass):
         ops: list[Op] = []
         for op in graph.ops:
             fixed = op.kind in RANDOM or op.kind == "signal" or op.init or any(u.name in varying for u in op.uses())
-            if op.time is not None and not fixed:
+            if op.time is not None and not fixed and context.allows(op.result):
                 varying.discard(op.result)
                 op = replace(op, time=None)
                 context.remark("passed", op.result, "does not vary, computed once")

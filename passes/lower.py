@@ -24,11 +24,12 @@ class Lower(Pass):
 
     name: ClassVar[str] = "lower"
     after: ClassVar[tuple[str, ...]] = ("choose-form",)
+    reassociates: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """One recurrence after the other."""
         for recurrence in graph.recurrences:
-            if recurrence.form == "sequential":
+            if recurrence.form in ("", "sequential") or not context.allows(recurrence.name):
                 continue
             if recurrence.semiring != "sum-product":
                 graph = lower_tropical(graph, recurrence)

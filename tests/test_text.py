@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from seeded.programs import PROGRAMS
 from strategies import graphs
 
 from linrec.errors import IRSyntaxError, VerifyError
 from linrec.ir import Atom, Graph, Input, Op, Recurrence, Source, Time, Type, Use
+from linrec.reader import LENGTH
 from linrec.sizes import size
 from linrec.text import parse, show
 
@@ -248,6 +252,49 @@ def test_edited_text_is_a_graph_or_an_error_at_a_place(text: str) -> None:
         assert 1 <= error.column <= len(text.split("\n")[error.line - 1]) + 1
         return
     assert show(parse(show(graph))) == show(graph)
+
+
+def mutated(random: Random, texts: list[str]) -> str:
+    """A text after one to five edits: characters dropped, doubled, swapped, cut, moved, or put in from another text."""
+    text = random.choice(texts)
+    for _ in range(random.randint(1, 5)):
+        start = random.randrange(len(text) + 1)
+        end = min(len(text), start + random.choice([0, 1, 1, 2, 5, 20, 200]))
+        other = random.choice(texts)
+        place = random.randrange(len(other) + 1)
+        piece = random.choice(
+            [
+                "", text[start:end] * 2, text[start:end][::-1], random.choice(PIECES), chr(random.randrange(1, 0x3000)),
+                other[place : place + random.choice([1, 3, 30])], random.choice(["9", "[", "(", '"', "-"]) * 70,
+            ]
+        )  # fmt: skip
+        text = text[:start] + piece + text[end:]
+    return text
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_texts_give_located_errors_only(count: int) -> None:
+    texts = [NET, *PROGRAMS.values(), *(p.read_text() for p in (Path(__file__).parent / "filecheck").glob("*.lir"))]
+    random = Random(2)
+    refused = 0
+    for _ in range(count):
+        text = mutated(random, texts)
+        start = time.perf_counter()
+        try:
+            assert show(parse(show(parse(text)))) == show(parse(text))
+        except IRSyntaxError as error:
+            refused += 1
+            assert error.line is not None and 1 <= error.line <= text.count("\n") + 1
+            assert 1 <= error.column <= len(text.split("\n")[error.line - 1]) + 1
+            assert error.help and error.code.startswith("LR6")
+        assert time.perf_counter() - start < 1.0
+    assert refused > 0.7 * count
+
+
+def test_a_text_may_be_so_long_and_no_longer() -> None:
+    with pytest.raises(IRSyntaxError) as caught:
+        parse("graph g() {" + " " * LENGTH)
+    assert caught.value.code == "LR6003"
 
 
 HOSTILE = {

@@ -347,7 +347,7 @@ def _normalise(flat: Flat) -> Flat:
             elif whole.kind in _SPLITS:
                 op = _piece(op, whole)
         ops.append(op)
-    flat.ops = _placed(_read(ops, flat), made, flat)
+    flat.ops = _placed(_read(_grown(ops, flat), flat), made, flat)
     return flat
 
 
@@ -368,6 +368,26 @@ def _piece(op: Op, whole: Op) -> Op:
     width = sizes[index]
     assert isinstance(width, int)
     return replace(op, kind="slice", args=(whole.args[0], axis, start, start + width))
+
+
+def _grown(ops: list[Op], flat: Flat) -> list[Op]:
+    """cat(cat(a, b), c) is cat(a, b, c) where nothing else reads the inner one: a list grown step by step."""
+    readers = Counter(use.name for op in ops for use in op.uses())
+    readers.update(u.name for u in uses_in(tuple(flat.outputs)))
+    readers.update(flat.mutated.values())
+    joined: dict[str, Op] = {}
+    for op in ops:
+        dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
+        if op.kind == "cat" and isinstance(op.args[0], tuple) and isinstance(op.type, Type) and isinstance(dim, int):
+            items: list[Arg] = []
+            for item in op.args[0]:
+                inner = joined.get(item.name) if isinstance(item, Use) and readers[item.name] == 1 else None
+                if inner is not None and inner.args[1] == dim % len(op.type.shape) and isinstance(inner.args[0], tuple):
+                    items += inner.args[0]
+                else:
+                    items.append(item)
+            joined[op.result] = replace(op, args=(tuple(items), dim % len(op.type.shape)), attrs=())
+    return [joined.get(op.result, op) for op in ops]
 
 
 def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:

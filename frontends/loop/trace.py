@@ -6,6 +6,8 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import linecache
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -146,7 +148,10 @@ class _Recorder(TorchFunctionMode):
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except DataDependentOutputException as error:
+            raise _needs_value(getattr(func, "__name__", ""), stack) from error
         if graph is not None:
             node = graph._root._prev
             while node is not before and node.op != "root":
@@ -209,6 +214,26 @@ def _opaque_functions() -> Iterator[None]:
         setattr(torch.autograd.Function, "apply", original)  # noqa: B010
 
 
+def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
+    """Why a number cannot be had: a branch, a count of steps, or another number taken out of a tensor."""
+    place = stack[-1] if stack else Source("", 0)
+    file, line = (place.file, place.line) if stack else (None, None)
+    if function == "__bool__":
+        return CaptureError(
+            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
+            help="compute the condition as a tensor and choose with torch.where(c, a, b)",
+        )  # fmt: skip
+    if re.search(r"\brange\(", linecache.getline(place.file, place.line)):
+        return CaptureError(
+            "LR0303", "the number of steps is computed from the values of a tensor", file=file, line=line,
+            help="run over the whole axis, and hold the state with torch.where(t < lengths, new, old)",
+        )  # fmt: skip
+    return CaptureError(
+        "LR0302", f"the program takes a number out of a tensor (`{function.strip('_')}`)", file=file, line=line,
+        help="stay in tensors: a tensor of one number multiplies and adds as a number does",
+    )  # fmt: skip
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Turn torch's ways of saying 'this needs data' into one code each."""
@@ -216,14 +241,10 @@ def _plain_errors() -> Iterator[None]:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         file, line = user_place(error)
-        branch = "item" not in str(error)
         raise CaptureError(
-            "LR0301",
-            "the program needs the value of a tensor to go on" + ("" if branch else " (`item`, `bool` or a branch)"),
-            file=file,
-            line=line,
+            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
-        ) from error
+        ) from error  # fmt: skip
     except RuntimeError as error:
         if "numpy()" not in str(error) and "data pointer" not in str(error):
             raise

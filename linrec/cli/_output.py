@@ -6,11 +6,12 @@ An `Ending` is bad usage or a bad input file: a fact and a way out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import click
@@ -54,6 +55,19 @@ def remark(text: str) -> None:
 def result_json(data: Any) -> None:
     """Print plain data as JSON; numbers that JSON does not have become null."""
     click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=True))
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what takes time, on a terminal only; call the value to say how far it is."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, no_color="NO_COLOR" in os.environ)
+    with console.status(what) as status:
+        yield lambda text: status.update(f"{what}: {text}")
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import math
 import os
 import re
@@ -19,11 +20,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from linrec.cli._output import INTERNAL, MISMATCH, SEQUENTIAL, USAGE, Ending, remark
 from linrec.errors import InternalError, LinrecError, NotLinearError, VerificationError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from linrec.debug.reproducer import Reproducer
 
 DTYPES = {
     "f16": "float16",
@@ -41,7 +46,83 @@ DTYPES = {
 }
 _MOST = 2**31  # elements of one input
 _INPUT_HELP = 'a tensor is written "f32[8,784,1]", a number 0.5 or 3, and true, false, none'
-_EXITS = {NotLinearError: SEQUENTIAL, VerificationError: MISMATCH, InternalError: INTERNAL}
+EXITS = {NotLinearError: SEQUENTIAL, VerificationError: MISMATCH, InternalError: INTERNAL}
+
+
+def model_options(function: Callable[..., None]) -> Callable[..., None]:
+    """--input and --make, for every command that takes FILE.py:Name."""
+    function = click.option("--make", metavar='"Net(d=64)"', help="How to make the model; evaluated in FILE.py.")(
+        function
+    )
+    kind = '"f32[8,784,1]"'
+    return click.option("--input", "specs", multiple=True, metavar=kind, help="One argument of the call; repeatable.")(
+        function
+    )
+
+
+def prepared(target: str, specs: tuple[str, ...], make: str | None) -> tuple[Callable[..., Any], list[Any]]:
+    """The model and its inputs, after a look at what can be wrong with the command line."""
+    for spec in specs:
+        if "[" in spec:
+            read_type(spec)  # before the user's file takes its time
+    import torch
+
+    torch.manual_seed(0)
+    model = load(target, make)
+    if not specs and (missing := _needed(model)):
+        example = " ".join('--input "f32[8,100,1]"' for _ in missing)
+        raise Ending(
+            f"{target} takes {', '.join(missing)}: no --input given", f"say their types, for example {example}"
+        )
+    return model, inputs(specs)
+
+
+def is_text(target: str) -> bool:
+    """Is the target the text of a graph rather than a Python file?"""
+    return target == "-" or Path(target).suffix == ".lir"
+
+
+def read_text(target: str) -> str:
+    """The text of a .lir file, or of stdin for "-"."""
+    if target == "-":
+        return sys.stdin.read()
+    try:
+        return Path(target).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Ending(f"{target}: {error}", "give a file that `linrec trace` wrote, or - for stdin") from error
+
+
+def reproducer(target: str, specs: tuple[str, ...], make: str | None) -> Reproducer:
+    """The graph of a .lir file, with what stands above it, or of a traced call of FILE.py:Name."""
+    from linrec.debug import reproducer as files
+
+    if is_text(target):
+        with user_code(target, "is it the text of a graph?"):
+            return files.read(read_text(target), target)
+    from linrec.debug import trace
+
+    model, given = prepared(target, specs, make)
+    with user_code(target, "do the types given by --input fit its arguments?"):
+        return files.Reproducer(trace(model, *given))
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Lengths from "1,2,3"."""
+    parts = [p.strip() for p in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts):
+        raise Ending(f'{option} "{text}": expected lengths with commas between them', f"for example {option} 1,2,16")
+    return tuple(map(int, parts))
+
+
+def _needed(model: Callable[..., Any]) -> list[str]:
+    """The arguments that a call cannot do without."""
+    called = getattr(model, "forward", model)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return []
+    return [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
 
 
 def load(target: str, make: str | None) -> Callable[..., Any]:
@@ -125,7 +206,7 @@ def user_code(what: str, help: str) -> Iterator[None]:
     try:
         yield
     except LinrecError as error:
-        code = next((code for kind, code in _EXITS.items() if isinstance(error, kind)), USAGE)
+        code = next((code for kind, code in EXITS.items() if isinstance(error, kind)), USAGE)
         remark(str(error))
         raise SystemExit(code) from error
     # The user's code may raise anything, and none of it may look like an exit code of ours.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 import click
+
+from linrec.cli._target import model_options
+
+_LEVELS = "1 one screen, 2 your lines too, 3 the steps before and after, 4 passes and guards."
 
 
 @click.command()
 @click.argument("target", metavar="FILE.py:Name")
-@click.option("--input", "specs", multiple=True, metavar='"f32[8,784,1]"', help="One argument of the call; repeatable.")
-@click.option("--make", metavar='"Net(d=64)"', help="How to make the model; evaluated in FILE.py.")
-@click.option(
-    "--level", type=click.IntRange(1, 2), default=1, show_default=True, help="1 one screen, 2 your lines too."
-)
+@model_options
+@click.option("--level", type=click.IntRange(1, 4), default=1, show_default=True, help=_LEVELS)
 @click.option("--json", "as_json", is_flag=True, help='The report as JSON, with "schema": 1.')
 @click.option("--strict", is_flag=True, help="Exit with 1 if a recurrence stays sequential.")
 def command(target: str, specs: tuple[str, ...], make: str | None, level: int, as_json: bool, strict: bool) -> None:
@@ -28,29 +25,27 @@ def command(target: str, specs: tuple[str, ...], make: str | None, level: int, a
     linrec explain net.py:Net --input "f32[8,784,1]"
     linrec explain net.py --make "Net(d=64)" --input "f32[8,784,1]" --level 2
     """
-    from linrec.cli._output import MISMATCH, SEQUENTIAL, Ending, remark, result, result_json
-    from linrec.cli._target import inputs, load, read_type, user_code
+    from linrec.cli._output import MISMATCH, SEQUENTIAL, remark, result, result_json
+    from linrec.cli._target import prepared, user_code
 
-    for spec in specs:
-        if "[" in spec:
-            read_type(spec)  # before the user's file takes its time
-
-    import torch
+    model, given = prepared(target, specs, make)
 
     import linrec
+    from linrec.debug.hooks import Measure
+    from linrec.debug.levels import level3, level4
+    from linrec.manager import Stages, watching
     from linrec.render import is_converted, level1, level2
 
-    torch.manual_seed(0)
-    model = load(target, make)
-    if not specs and (needed := _needed(model)):
-        example = " ".join('--input "f32[8,100,1]"' for _ in needed)
-        raise Ending(f"{target} takes {', '.join(needed)}: no --input given", f"say their types, for example {example}")
-    given = inputs(specs)
-    with user_code(target, "do the types given by --input fit its arguments?"):
+    stages, measure = Stages(), Measure()
+    with user_code(target, "do the types given by --input fit its arguments?"), watching(stages, measure):
         report = linrec.explain(model, *given)
 
     if as_json:
         result_json(report.to_dict())
+    elif level == 4:
+        result(level4(report, stages.graphs, measure))
+    elif level == 3:
+        result(level3(report, stages.graphs))
     else:
         result(level1(report) if level == 1 else level2(report))
     if report.verification.ran and not report.verification.passed:
@@ -60,14 +55,3 @@ def command(target: str, specs: tuple[str, ...], make: str | None, level: int, a
     if strict and (kept or report.code):
         remark(f"strict: {', '.join(kept) or 'the program'} stayed sequential")
         raise SystemExit(SEQUENTIAL)
-
-
-def _needed(model: Callable[..., Any]) -> list[str]:
-    """The arguments that a call cannot do without."""
-    called = getattr(model, "forward", model)
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    try:
-        parameters = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature
-        return []
-    return [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]

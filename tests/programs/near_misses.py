@@ -588,7 +588,7 @@ def index_from_argmax(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
     return a * h + 0.1 * h.gather(1, h.argmax(dim=1, keepdim=True)) + u
 
 
-@program(normal("B", "T", 4), expect=refused("LR1210"))
+@program(normal("B", "T", 4), expect=refused("LR1210", "LR1297"))
 @looped
 def order_from_the_state(h: Tensor, u: Tensor) -> Tensor:
     order = torch.argsort(h[0])

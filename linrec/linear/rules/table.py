@@ -14,6 +14,7 @@ from typing import Protocol
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.linear.rules.refused import REFUSED
 from linrec.linear.semirings import SUM, Semiring
 from linrec.sizes import Dim
 
@@ -67,58 +68,10 @@ def apply(op: Op, build: Builder) -> Form | Refusal:
         if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
             return Refusal("LR1298", op.result, f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths")
         return result
-    for code, (kinds, reason, help_) in _REFUSED.items():
-        if op.kind in kinds:
+    for code, (kinds, reason, help_) in REFUSED.items():
+        if op.kind in kinds.split():
             return Refusal(code, op.result, reason.format(op.kind), help_)
     return Refusal("LR1299", op.result, f"no rule says what `{op.kind}` does to the state")
-
-
-_REFUSED: dict[str, tuple[frozenset[str], str, str]] = {
-    "LR1204": (
-        frozenset(
-            "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow square abs "
-            "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid erf "
-            "sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign".split()
-        ),
-        "the state passes through `{}`",
-        "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
-    ),
-    "LR1205": (
-        frozenset("dropout native_dropout native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout instance_norm".split()),
-        "`{}` acts on the state, and differs from call to call",
-        "apply it to the input or to the output",
-    ),
-    "LR1206": (
-        frozenset(["detach"]),
-        "`{}` cuts the gradient through the state, so values would be linear but gradients would not",
-        "drop it, or detach what is read from the state",
-    ),
-    "LR1207": (
-        frozenset("gt lt ge le eq ne where_state isnan logical_not logical_and logical_or heaviside".split()),
-        "the state is compared with `{}`",
-        "compute the condition from the input",
-    ),
-    "LR1208": (
-        frozenset("round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix hardshrink softshrink nan_to_num".split()),
-        "the state is rounded or bounded by `{}`",
-        "bound what is read from the state instead",
-    ),
-    "LR1202": (
-        frozenset(["reciprocal"]),
-        "the state stands in a denominator, in `{}`",
-        "divide by something computed from the input",
-    ),
-    "LR1210": (
-        frozenset("argmax argmin argsort sort topk embedding one_hot scatter_reduce searchsorted bucketize multinomial nonzero".split()),
-        "the state chooses an index in `{}`",
-        "compute the index from the input",
-    ),
-    "LR1209": (
-        frozenset("softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm linalg_vector_norm normalize std var logsumexp logaddexp amax amin max min cummax cummin cumprod prod logcumsumexp median".split()),
-        "the state is normalised or reduced by `{}`",
-        "normalise the input, or what is read from the state",
-    ),
-}  # fmt: skip
 
 
 def aligned(

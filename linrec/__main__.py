@@ -1,0 +1,5 @@
+"""`python -m linrec` is the `linrec` command."""
+
+from linrec.cli import main
+
+main()

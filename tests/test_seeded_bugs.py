@@ -1,0 +1,90 @@
+"""Forty seeded compiler bugs (tests/seeded/bugs.py): verify finds them, bisect names the pass, reduce shrinks them.
+
+Most of `make test` sees every fourth of them; `make test-all` all, with the bars of the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from seeded.bugs import BUGS, Bug
+from seeded.programs import PROGRAMS
+
+from linrec.debug import bisect, reduce, validate
+from linrec.debug.hooks import Injected
+from linrec.ir import Graph
+from linrec.manager import Context
+from linrec.text import parse, show
+
+SMALL = 12  # ops
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the tools make of one bug."""
+
+    verified: bool
+    named: bool
+    ops: int | None
+    same: bool
+
+
+def program(bug: Bug) -> Graph:
+    return parse(PROGRAMS[bug.program], f"{bug.program}.lir")
+
+
+def investigate(bug: Bug) -> Found:
+    """Verify, bisect and reduce, each with the bug injected anew."""
+    injected = Injected(bug.step, bug.mutate)
+    failure = validate(program(bug), hooks=[injected], context=Context(forms=bug.forms))
+    assert injected.applied, f"{bug.name} does not apply to what {bug.step} makes of {bug.program}"
+    named = bisect(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=bug.forms))
+    small = reduce(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=bug.forms), budget=60)
+    return Found(
+        failure is not None,
+        named is not None and named.first is not None and named.first.by == bug.step,
+        None if small is None else small.ops[1],
+        small is not None and failure is not None and small.failure.code == failure.code,
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("form", ["auto", "convolution", "chunked"])
+def test_the_programs_are_right_without_a_bug(name: str, form: str) -> None:
+    assert validate(parse(PROGRAMS[name]), context=Context(forms=form)) is None
+
+
+@pytest.mark.parametrize("bug", BUGS[::4], ids=lambda b: b.name)
+def test_a_sample_is_found_named_and_reduced(bug: Bug) -> None:
+    found = investigate(bug)
+    assert found.verified and found.named and found.same
+    assert found.ops is not None and found.ops <= SMALL
+
+
+@pytest.mark.slow
+def test_all_are_found_named_and_reduced() -> None:
+    found = {bug.name: investigate(bug) for bug in BUGS}
+    assert len(found) == 40
+    told = "\n".join(f"{name}: {f}" for name, f in found.items() if not (f.verified and f.named and f.same))
+    assert sum(f.verified for f in found.values()) >= 38, told
+    assert sum(f.named for f in found.values()) >= 38, told
+    assert sum(f.same and f.ops is not None and f.ops <= SMALL for f in found.values()) >= 34, told
+
+
+def test_a_reduced_program_fails_on_its_own() -> None:
+    """The reproducer is a text: read again, with its passes and draw, it fails with the same code."""
+    bug = next(b for b in BUGS if b.name == "carry-is-lost-every-sixty-fourth-step")
+    small = reduce(program(bug), hooks=[Injected(bug.step, bug.mutate)])
+    assert small is not None
+    assert small.steps == (67, 65)  # the first carry that is lost
+    again = parse(show(small.reproducer.graph))
+    failure = validate(again, small.reproducer.passes, hooks=[Injected(bug.step, bug.mutate)], steps=[65])
+    assert failure is not None and failure.code == small.failure.code
+    assert validate(again, small.reproducer.passes, steps=[65]) is None
+
+
+def test_what_does_not_fail_is_not_reduced() -> None:
+    graph = parse(PROGRAMS["leaky"])
+    assert reduce(graph) is None
+    assert bisect(graph) is None
