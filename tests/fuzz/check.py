@@ -56,7 +56,9 @@ class OutOfTime(BaseException):
 
 
 @dataclass
-class _Outcome:
+class Outcome:
+    """What one call returned, left behind and gave as gradients."""
+
     structure: Any
     leaves: list[Any]
     effects: dict[str, Tensor]
@@ -92,7 +94,7 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
         with heard.listening():
             for call, want in zip(calls, wanted, strict=True):
                 got = _outcome(made, program.arguments(*call), want.is_differentiable)
-                found = _difference(got, want, f"T={call[0]}, B={call[1]}")
+                found = difference(got, want, f"T={call[0]}, B={call[1]}")
                 if found:
                     return found
             gradients = wanted[0].is_differentiable
@@ -123,7 +125,7 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
 # ---- running -----------------------------------------------------------------------------------------
 
 
-def _outcome(call: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: bool = True) -> _Outcome:
+def _outcome(call: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: bool = True) -> Outcome:
     """Run a program forward and, where it can be differentiated, backward."""
     smooth = [gradients and (x.is_floating_point() or x.is_complex()) for x in inputs]
     roots = [x.clone().requires_grad_(s) for x, s in zip(inputs, smooth, strict=True)]
@@ -145,7 +147,7 @@ def _outcome(call: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: bo
     if isinstance(call, nn.Module):
         left |= {name: b.detach().clone() for name, b in call.named_buffers()}
         left |= {name: v.detach() for name, v in vars(call).items() if isinstance(v, Tensor)}
-    made = _Outcome(structure, [x.detach() if isinstance(x, Tensor) else x for x in leaves], left)
+    made = Outcome(structure, [x.detach() if isinstance(x, Tensor) else x for x in leaves], left)
     if total.requires_grad:
         try:
             total.backward()  # type: ignore[no-untyped-call]
@@ -160,7 +162,8 @@ def _outcome(call: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: bo
     return made
 
 
-def _difference(got: _Outcome, want: _Outcome, where: str) -> Judgement | None:
+def difference(got: Outcome, want: Outcome, where: str) -> Judgement | None:
+    """What is wrong with a call, None if nothing."""
     if got.structure != want.structure:
         return Judgement("wrong value", f"another structure at {where}")
     for i, (a, b) in enumerate(zip(got.leaves, want.leaves, strict=True)):
@@ -189,6 +192,8 @@ def _unequal(got: Any, want: Any) -> str:
     """What differs, "" if nothing."""
     if not isinstance(want, Tensor) or not isinstance(got, Tensor):
         return "" if type(got) is type(want) and got == want else f"{type(got).__name__} instead of {type(want).__name__}"
+    if type(got) is not type(want):
+        return f"a {type(got).__name__} is returned"
     if got.shape != want.shape or got.dtype != want.dtype:
         return f"{tuple(got.shape)} {got.dtype} instead of {tuple(want.shape)} {want.dtype}"
     if want.numel() == 0:

@@ -22,7 +22,9 @@ class Choices:
 
     def below(self, bound: int) -> int:
         """A number from 0 to bound - 1."""
-        number = self._below(bound) if bound > 1 else 0
+        if bound < 2:
+            return 0
+        number = self._below(bound)
         self.taken.append(number)
         return number
 

@@ -178,8 +178,9 @@ def _collected(
     """What is read from a recurrence, and how it is kept."""
     c, w, axis = s.c, s.w, s.w.time_axis
     if made.whole and c.chance(70):  # the states lie in an array or a list already
-        after += made.whole_lines
-        return [Output(made.whole, made.shape, True)]
+        name = w.name("y")
+        after += [*made.whole_lines, f"{name} = {made.whole}"]
+        return [Output(name, made.shape, True)]
     text, shape = c.pick(made.reads)
     text, shape = _readout(s, text, shape, made, wants_sequence)
     name = w.name("y")
