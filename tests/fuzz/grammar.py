@@ -152,7 +152,9 @@ def _loop(
     before: list[str] = []
     after: list[str] = []
     for i in range(count):
-        made = group(s, shape, has_miss=i == miss_at, first=loop.first, is_indexed=loop.is_indexed and not loop.backward)
+        made = group(
+            s, shape, has_miss=i == miss_at, first=loop.first, is_indexed=loop.is_indexed and not loop.backward
+        )
         groups.append(made)
         before += made.before
         s.others += [] if made.is_complex else made.reads
@@ -200,14 +202,20 @@ def _collected(
         return [Output(name, shape, False)]
     if way == "sum":
         w.linear += 1
-        before.append(f"{name} = {c.pick(['0.0', '0', f'torch.zeros_like({made.like})' if shape == made.shape else '0.0'])}")
-        s.lines.append(c.pick([f"{name} = {name} + {text}", f"{name} += {text}" if c.chance(30) else f"{name} = {text} + {name}"]))
+        before.append(
+            f"{name} = {c.pick(['0.0', '0', f'torch.zeros_like({made.like})' if shape == made.shape else '0.0'])}"
+        )
+        s.lines.append(
+            c.pick([f"{name} = {name} + {text}", f"{name} += {text}" if c.chance(30) else f"{name} = {text} + {name}"])
+        )
         if loop.first:
             w.smallest = 2
         return [Output(name, shape, False)]
     if way == "prealloc":
         sizes = ", ".join("x.shape[%d]" % (0 if axis else 1) if n == "B" else str(n) for n in w.over_time(shape))
-        before.append(f"{name} = {c.pick([f'torch.zeros({sizes}, dtype=torch.float64)', f'x.new_zeros({sizes})', f'torch.empty({sizes}, dtype=x.dtype)'])}")
+        before.append(
+            f"{name} = {c.pick([f'torch.zeros({sizes}, dtype=torch.float64)', f'x.new_zeros({sizes})', f'torch.empty({sizes}, dtype=x.dtype)'])}"
+        )
         place = f"{name}[:, t]" if axis else f"{name}[t]"
         if loop.first:
             before.append(f"{name}[{':, 0' if axis else 0}] = {_first_output(s, made, shape)}")
@@ -234,7 +242,11 @@ def _collected(
 
 def _first_output(s: Scope, made: Group, shape: Shape) -> str:
     """What stands at step 0 of the output of a loop that starts at step 1."""
-    return f"torch.zeros_like({made.like})" if shape == made.shape else f"torch.zeros_like({made.like}{_picked(s, shape, made.shape)})"
+    return (
+        f"torch.zeros_like({made.like})"
+        if shape == made.shape
+        else f"torch.zeros_like({made.like}{_picked(s, shape, made.shape)})"
+    )
 
 
 def _picked(s: Scope, shape: Shape, of: Shape) -> str:
@@ -248,7 +260,11 @@ def _readout(s: Scope, text: str, shape: Shape, made: Group, wants_sequence: boo
     """A function of the state that is put out."""
     c = s.c
     if made.is_complex:
-        return (f"{text}.real" if wants_sequence else c.pick([f"{text}.real", f"2 * {text}.real", f"({text}.real + {text}.imag)", text, f"{text}.abs()"])), shape
+        return (
+            f"{text}.real"
+            if wants_sequence
+            else c.pick([f"{text}.real", f"2 * {text}.real", f"({text}.real + {text}.imag)", text, f"{text}.abs()"])
+        ), shape
     text = f"{text}.clone()" if made.is_in_place else text
     has_axis = shape[-1:] not in ((), ("B",))
     options: list[Callable[[], tuple[str, Shape]]] = [
@@ -283,5 +299,7 @@ def _heads(c: Choices, w: Writer, shape: Shape, has_miss: bool) -> list[Output]:
     w.body += [f"{collected} = []", "for i in range(2):", f"    {inner_name} = {pairs}[..., i]"]
     w.body += [f"    {line}" for line in lines] + [f"    {collected}.append({found[0].text})"]
     w.linear, w.nonlinear = 2 * w.linear, 2 * w.nonlinear
-    how = c.pick([f"torch.stack({collected}, -1)", f"torch.cat({collected}, {axis})", f"({collected}[0] + {collected}[1])"])
+    how = c.pick(
+        [f"torch.stack({collected}, -1)", f"torch.cat({collected}, {axis})", f"({collected}[0] + {collected}[1])"]
+    )
     return [Output(how, found[0].shape, True)]

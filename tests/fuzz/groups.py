@@ -66,7 +66,10 @@ def _initial(s: Scope, made: Group) -> str:
     options = [lambda: _zeros(s, made.shape), lambda: f"torch.zeros_like({made.like})", lambda: made.like, lambda: f"torch.ones_like({made.like})",
                lambda: _argument(s, made.shape), lambda: f"0.5 * {made.like}"]  # fmt: skip
     if rest:
-        options += [lambda: f"{param(s, rest, -0.9, 0.9)}.expand_as({made.like})", lambda: f"{made.like}.new_zeros({made.like}.shape)"]
+        options += [
+            lambda: f"{param(s, rest, -0.9, 0.9)}.expand_as({made.like})",
+            lambda: f"{made.like}.new_zeros({made.like}.shape)",
+        ]
     return s.c.pick(options)()
 
 
@@ -104,7 +107,11 @@ def _update(s: Scope, own: str, others: list[str], shape: Shape, has_miss: bool)
             lambda: f"torch.add({u}, {a}, alpha=0.9)", lambda: f"torch.lerp({a}, {u}, 0.3)", lambda: f"({a}).add({u})",
         ]  # fmt: skip
     if s.has_counter:
-        forms += [lambda: f"{a} + {u} if {s.c.pick(['t % 3 != 2', 't < 5', 't > 0', 't != T - 1'])} else {s.c.pick(['0.5 * ', ''])}{a}"]
+        forms += [
+            lambda: (
+                f"{a} + {u} if {s.c.pick(['t % 3 != 2', 't < 5', 't > 0', 't != T - 1'])} else {s.c.pick(['0.5 * ', ''])}{a}"
+            )
+        ]
     return s.c.pick(forms)()
 
 
@@ -128,7 +135,20 @@ def _frozen(s: Scope, h: str, a: str, u: str, shape: Shape) -> str:
 
 
 def _single(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool) -> None:
-    spellings = [_local, _local, _local, _new_name, _in_dict, _in_tuple, _in_named_tuple, _in_place, _copied, _in_list, _in_function, _inner_loop]
+    spellings = [
+        _local,
+        _local,
+        _local,
+        _new_name,
+        _in_dict,
+        _in_tuple,
+        _in_named_tuple,
+        _in_place,
+        _copied,
+        _in_list,
+        _in_function,
+        _inner_loop,
+    ]
     if not first:
         spellings += [_number, _none]
     if s.w.is_module:
@@ -206,7 +226,10 @@ def _in_place(s: Scope, made: Group, has_miss: bool, first: int) -> None:
         if not made.shape or made.shape == ("B",):
             styles = styles[:3]
         else:
-            styles += [[f"{h}[..., 0] *= 0.5", f"{h} *= 0.9", f"{h} += {u}"], [f"{h}[..., 1:] = 0.5 * {h}[..., :-1] + {u}[..., 1:]", f"{h} *= 0.9"]]
+            styles += [
+                [f"{h}[..., 0] *= 0.5", f"{h} *= 0.9", f"{h} += {u}"],
+                [f"{h}[..., 1:] = 0.5 * {h}[..., :-1] + {u}[..., 1:]", f"{h} *= 0.9"],
+            ]
             styles += [[f"{h}.mul_({a})", f"{h}[..., 0] = {u}[..., 0]"], [f"{h}.lerp_({u}, 0.3)"]]
         s.lines += s.c.pick(styles)
     made.is_in_place = True
@@ -276,7 +299,13 @@ def _none(s: Scope, made: Group, has_miss: bool, first: int) -> None:
     if not inner.lines and s.c.chance(50) and "\n" not in new:
         s.lines.append(f"{h} = {u} if {h} is None else ({new})")
     else:
-        s.lines += [f"if {h} is None:", f"    {h} = {u}", "else:", *(f"    {line}" for line in inner.lines), f"    {h} = {new}"]
+        s.lines += [
+            f"if {h} is None:",
+            f"    {h} = {u}",
+            "else:",
+            *(f"    {line}" for line in inner.lines),
+            f"    {h} = {new}",
+        ]
     _known(made, h)
 
 
@@ -388,12 +417,29 @@ def _complex(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool
     lam = s.let(s.c.pick(options)())
     old = h
     if has_miss:
-        old = s.c.pick(["{h} * {h}.conj() * 0.01", "{h} / (1 + {h}.abs())", "torch.tanh({h})", "{h} * {h} * 0.001", "torch.exp(1j * {h}.angle())"])
+        old = s.c.pick(
+            [
+                "{h} * {h}.conj() * 0.01",
+                "{h} / (1 + {h}.abs())",
+                "torch.tanh({h})",
+                "{h} * {h} * 0.001",
+                "torch.exp(1j * {h}.angle())",
+            ]
+        )
         s.trait(f"miss complex {old}")
         old = f"({old.format(h=h)})"
     u = stream(s, made.shape)
-    forms = [f"{lam} * {old} + {u}", f"{u} + {old} * {lam}", f"{lam} * {old} + (0.5 + 0.2j) * {u}", f"torch.where({mask(s, made.shape)}, {lam} * {old} + {u}, {old})"]
-    forms += [f"{lam} * {old} + torch.complex({u}, {u})", f"{lam} * (0.5 * {old} - 0.3j * {old}) + {u}", f"0.5 * {lam} * {old}.roll(1, -1) + {u}"]
+    forms = [
+        f"{lam} * {old} + {u}",
+        f"{u} + {old} * {lam}",
+        f"{lam} * {old} + (0.5 + 0.2j) * {u}",
+        f"torch.where({mask(s, made.shape)}, {lam} * {old} + {u}, {old})",
+    ]
+    forms += [
+        f"{lam} * {old} + torch.complex({u}, {u})",
+        f"{lam} * (0.5 * {old} - 0.3j * {old}) + {u}",
+        f"0.5 * {lam} * {old}.roll(1, -1) + {u}",
+    ]
     s.lines.append(f"{h} = {s.c.pick(forms)}")
     made.reads = [(h, made.shape)]
     made.final = [(s.c.pick([h, f"torch.view_as_real({h})"]), made.shape)]
@@ -409,13 +455,25 @@ def _attention(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bo
         s.lines.append(f"{name} = {k}")
         k = name
     v = stream(s, vector)
-    outer = c.pick([f"{k}.unsqueeze(-1) * {v}.unsqueeze(-2)", f"torch.einsum('...i,...j->...ij', {k}, {v})", f"{k}[..., :, None] @ {v}[..., None, :]"])
+    outer = c.pick(
+        [
+            f"{k}.unsqueeze(-1) * {v}.unsqueeze(-2)",
+            f"torch.einsum('...i,...j->...ij', {k}, {v})",
+            f"{k}[..., :, None] @ {v}[..., None, :]",
+        ]
+    )
     lead = vector[:-1]
     z = stream(s, lead, "gate") if lead else stream(s, (), "gate")
     each = stream(s, vector, "gate")
     old = f"({missed(s, Value(S), (*lead, n, n)).text})" if has_miss else S
     beta = f"{z}[..., None]"
-    kS = c.pick([f"({k}.unsqueeze(-2) @ {old}).squeeze(-2)", f"torch.einsum('...i,...ij->...j', {k}, {old})", f"({k}.unsqueeze(-1) * {old}).sum(-2)"])
+    kS = c.pick(
+        [
+            f"({k}.unsqueeze(-2) @ {old}).squeeze(-2)",
+            f"torch.einsum('...i,...ij->...j', {k}, {old})",
+            f"({k}.unsqueeze(-1) * {old}).sum(-2)",
+        ]
+    )
     eye = f"torch.eye({n}, dtype=torch.float64)"
     kk = f"{k}.unsqueeze(-1) * {k}.unsqueeze(-2)"
     updates = {
@@ -439,7 +497,16 @@ def _attention(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bo
     s.lines.append(f"{S} = {updates[which]}")
     q = stream(s, vector)
     o = s.w.name("o")
-    s.lines.append(f"{o} = " + c.pick([f"({q}.unsqueeze(-2) @ {S}).squeeze(-2)", f"torch.einsum('...i,...ij->...j', {q}, {S})", f"({q}.unsqueeze(-1) * {S}).sum(-2)"]))
+    s.lines.append(
+        f"{o} = "
+        + c.pick(
+            [
+                f"({q}.unsqueeze(-2) @ {S}).squeeze(-2)",
+                f"torch.einsum('...i,...ij->...j', {q}, {S})",
+                f"({q}.unsqueeze(-1) * {S}).sum(-2)",
+            ]
+        )
+    )
     made.reads, made.final = [(o, vector)], [(S, made.shape)]
     if first:
         made.final = []
@@ -451,16 +518,44 @@ def _semiring(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: boo
     h, c, u = s.w.name("h"), s.c, stream(s, made.shape)
     has_axis = made.shape[-1:] not in ((), ("B",))
     which = c.pick(["max", "min", "log"])
-    join = {"max": ["torch.maximum({}, {})", "torch.max({}, {})"], "min": ["torch.minimum({}, {})", "torch.min({}, {})"], "log": ["torch.logaddexp({}, {})"]}[which]
-    start = c.pick([made.like, {"max": f"torch.full_like({made.like}, -math.inf)", "min": f"torch.full_like({made.like}, math.inf)", "log": f"torch.full_like({made.like}, -10.0)"}[which]])
-    a = c.pick([param(s, made.shape[-1:] if has_axis else (), -0.3, 0.3), "0.1", stream(s, made.shape, "gate"), f"F.logsigmoid({stream(s, made.shape)})"])
+    join = {
+        "max": ["torch.maximum({}, {})", "torch.max({}, {})"],
+        "min": ["torch.minimum({}, {})", "torch.min({}, {})"],
+        "log": ["torch.logaddexp({}, {})"],
+    }[which]
+    start = c.pick(
+        [
+            made.like,
+            {
+                "max": f"torch.full_like({made.like}, -math.inf)",
+                "min": f"torch.full_like({made.like}, math.inf)",
+                "log": f"torch.full_like({made.like}, -10.0)",
+            }[which],
+        ]
+    )
+    a = c.pick(
+        [
+            param(s, made.shape[-1:] if has_axis else (), -0.3, 0.3),
+            "0.1",
+            stream(s, made.shape, "gate"),
+            f"F.logsigmoid({stream(s, made.shape)})",
+        ]
+    )
     moved = c.pick([h, f"({h} + {a})", f"({h} - {a})", f"({a} + {h})"])
     forms = [c.pick(join).format(moved, u), c.pick(join).format(u, moved)]
     if has_axis:
         n = made.shape[-1]
         W = param(s, (n, n), -0.9, 0.9)
-        paths = c.pick([(f"({h}.unsqueeze(-1) + {W})", -2), (f"({h}.unsqueeze(-2) + {W})", -1), (f"({W} + {h}[..., None, :])", -1)])
-        forms += [{"max": f"{paths[0]}.amax({paths[1]}) + {u}", "min": f"{paths[0]}.amin({paths[1]}) + {u}", "log": f"torch.logsumexp({paths[0]}, {paths[1]}) + {u}"}[which]] * 2
+        paths = c.pick(
+            [(f"({h}.unsqueeze(-1) + {W})", -2), (f"({h}.unsqueeze(-2) + {W})", -1), (f"({W} + {h}[..., None, :])", -1)]
+        )
+        forms += [
+            {
+                "max": f"{paths[0]}.amax({paths[1]}) + {u}",
+                "min": f"{paths[0]}.amin({paths[1]}) + {u}",
+                "log": f"torch.logsumexp({paths[0]}, {paths[1]}) + {u}",
+            }[which]
+        ] * 2
         if which != "log":
             forms.append(f"torch.{which}({paths[0]}, dim={paths[1]}).values + {u}")
     new = c.pick(forms)

@@ -157,7 +157,9 @@ def inline(function: ast.FunctionDef) -> None:
     for block in _blocks(function):
         for place in range(len(block) - 2, -1, -1):
             first, second = block[place], block[place + 1]
-            if not (isinstance(first, ast.Assign) and len(first.targets) == 1 and isinstance(first.targets[0], ast.Name)):
+            if not (
+                isinstance(first, ast.Assign) and len(first.targets) == 1 and isinstance(first.targets[0], ast.Name)
+            ):
                 continue
             name, value = first.targets[0].id, first.value
             reads = _names(function).count(name)
@@ -186,7 +188,10 @@ def _counted(loop: ast.For) -> tuple[str, str, int] | None:
         return None
     for axis in (0, 1):
         for node in ast.walk(loop.iter.args[0]):
-            if isinstance(node, ast.Name) and _text(loop.iter.args[0]) in (f"{node.id}.shape[{axis}]", f"{node.id}.size({axis})"):
+            if isinstance(node, ast.Name) and _text(loop.iter.args[0]) in (
+                f"{node.id}.shape[{axis}]",
+                f"{node.id}.size({axis})",
+            ):
                 return loop.target.id, node.id, axis
     return None
 
@@ -201,7 +206,11 @@ def unbind_for_indexing(function: ast.FunctionDef) -> None:
         t, x, axis = found
         step, read = f"{x}_step", f"{x}[:, {t}]" if axis else f"{x}[{t}]"
         reads = [n for s in loop.body for n in ast.walk(s) if isinstance(n, ast.Subscript) and _text(n) == read]
-        if not reads or any(isinstance(n.ctx, ast.Store) for n in reads) or x in [n for s in loop.body for n in _names(s, ast.Store)]:
+        if (
+            not reads
+            or any(isinstance(n.ctx, ast.Store) for n in reads)
+            or x in [n for s in loop.body for n in _names(s, ast.Store)]
+        ):
             continue
 
         def change(node: ast.expr, read: str = read, step: str = step) -> ast.expr | None:
@@ -244,7 +253,9 @@ def while_for_range(function: ast.FunctionDef) -> None:
         for loop in list(block):
             if not isinstance(loop, ast.For) or _counted(loop) is None:
                 continue
-            if any(isinstance(n, ast.Continue | ast.Break | ast.For | ast.While) for s in loop.body for n in ast.walk(s)):
+            if any(
+                isinstance(n, ast.Continue | ast.Break | ast.For | ast.While) for s in loop.body for n in ast.walk(s)
+            ):
                 continue
             assert isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Call)
             t = loop.target.id
@@ -258,12 +269,24 @@ def split_fused_loops(function: ast.FunctionDef) -> None:
     """What a loop appends at its end is computed in a second loop, from the values kept by the first."""
     for block in _blocks(function):
         for loop in list(block):
-            if not isinstance(loop, ast.For) or loop.orelse or any(isinstance(n, ast.Continue | ast.Break) for n in ast.walk(loop)):
+            if (
+                not isinstance(loop, ast.For)
+                or loop.orelse
+                or any(isinstance(n, ast.Continue | ast.Break) for n in ast.walk(loop))
+            ):
                 continue
             last = loop.body[-1]
-            if not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Call) and isinstance(last.value.func, ast.Attribute)):
+            if not (
+                isinstance(last, ast.Expr)
+                and isinstance(last.value, ast.Call)
+                and isinstance(last.value.func, ast.Attribute)
+            ):
                 continue
-            if last.value.func.attr != "append" or not isinstance(last.value.func.value, ast.Name) or len(loop.body) < 2:
+            if (
+                last.value.func.attr != "append"
+                or not isinstance(last.value.func.value, ast.Name)
+                or len(loop.body) < 2
+            ):
                 continue
             if any(last.value.func.value.id in _names(s) for s in loop.body[:-1]):
                 continue
@@ -345,7 +368,13 @@ def subtract(function: ast.FunctionDef) -> None:
 @_mutation
 def methods(function: ast.FunctionDef) -> None:
     """torch.mul(a, b) for a * b, and so on."""
-    known: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.MatMult: "matmul", ast.Div: "div"}
+    known: dict[type[ast.operator], str] = {
+        ast.Add: "add",
+        ast.Sub: "sub",
+        ast.Mult: "mul",
+        ast.MatMult: "matmul",
+        ast.Div: "div",
+    }
 
     def change(node: ast.expr) -> ast.expr | None:
         if not isinstance(node, ast.BinOp) or type(node.op) not in known:
@@ -381,7 +410,11 @@ def double_the_names(function: ast.FunctionDef) -> None:
     """Every assignment of a name in a loop goes through a second name, and through a tuple."""
     for loop in _loops(function):
         for statement in list(loop.body):
-            if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+            if (
+                isinstance(statement, ast.Assign)
+                and len(statement.targets) == 1
+                and isinstance(statement.targets[0], ast.Name)
+            ):
                 name = statement.targets[0].id
                 place = loop.body.index(statement)
                 statement.targets = [ast.Name(f"{name}_next", ast.Store())]

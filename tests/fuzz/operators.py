@@ -66,7 +66,11 @@ def _divided(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
     h = v.text
     forms = [f"({h} / 2)", f"({h} / (1 + {param(s, shape[-1:] if shape[-1:] != ('B',) else (), 0.1, 0.9)}))"]
     if not s.is_number:
-        forms += [f"torch.div({h}, 1.5)", f"{h}.div(1 + {stream(s, shape, 'gate')})", f"({h} / (1 + {offset(s, shape)} ** 2))"]
+        forms += [
+            f"torch.div({h}, 1.5)",
+            f"{h}.div(1 + {stream(s, shape, 'gate')})",
+            f"({h} / (1 + {offset(s, shape)} ** 2))",
+        ]
     return Value(s.c.pick(forms), v.gain)
 
 
@@ -118,7 +122,13 @@ def _fused(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
 @_elementwise
 def _same(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
     h = v.text
-    forms = [f"{h}.clone()", f"{h}.contiguous()", f"{h}.double()", f"{h}.to(torch.float64)", f"F.dropout({h}, 0.3, training=False)"]
+    forms = [
+        f"{h}.clone()",
+        f"{h}.contiguous()",
+        f"{h}.double()",
+        f"{h}.to(torch.float64)",
+        f"F.dropout({h}, 0.3, training=False)",
+    ]
     forms += [f"{h}.to({stream(s, shape)})", f"{h}.type_as({stream(s, shape)})", f"torch.clone({h})"]
     if s.w.is_module:
         s.w.constructor.append("self.drop = nn.Dropout(0.2)")
@@ -147,7 +157,11 @@ def _product(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
             forms += [f"torch.baddbmm({offset(s, shape)}.unsqueeze(1), {h}.unsqueeze(1), {W}).squeeze(1)"]
             forms += [f"(({W}) * {h}.unsqueeze(1)).sum(-1)", f"torch.einsum('bi,bji->bj', {h}, {W})"]
         if len(shape) == 3:
-            forms += [f"torch.bmm({h}, {W})", f"({h} @ ({W}))", f"torch.baddbmm({offset(s, shape)}, {h}, {W}, beta=0.5)"]
+            forms += [
+                f"torch.bmm({h}, {W})",
+                f"({h} @ ({W}))",
+                f"torch.baddbmm({offset(s, shape)}, {h}, {W}, beta=0.5)",
+            ]
         return Value(s.c.pick(forms), v.gain)
     forms = [
         f"({h} @ ({W}))", f"({h} @ ({W}).T)", f"torch.matmul({h}, {W})", f"F.linear({h}, {W})", f"torch.einsum('...i,ij->...j', {h}, {W})",
@@ -156,10 +170,19 @@ def _product(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
         f"({h}.unsqueeze(-2) * ({W})).sum(-1)", f"({h}.unsqueeze(-1) * ({W})).sum(dim=-2)",
     ]  # fmt: skip
     if len(shape) == 2:
-        forms += [f"torch.addmm({offset(s, shape)}, {h}, {W})", f"torch.mm({h}, {W})", f"torch.addmm({offset(s, shape)}, {h}, {W}, beta=0.5, alpha=0.9)"]
+        forms += [
+            f"torch.addmm({offset(s, shape)}, {h}, {W})",
+            f"torch.mm({h}, {W})",
+            f"torch.addmm({offset(s, shape)}, {h}, {W}, beta=0.5, alpha=0.9)",
+        ]
         forms += [f"(({W}) @ {h}.T).T", f"{h}.mm({W})"]
     if len(shape) == 1:
-        forms += [f"torch.mv({W}, {h})", f"(({W}) @ {h})", f"torch.einsum('ij,j', {W}, {h})", f"torch.einsum('ij,j->i', {W}, {h})"]
+        forms += [
+            f"torch.mv({W}, {h})",
+            f"(({W}) @ {h})",
+            f"torch.einsum('ij,j', {W}, {h})",
+            f"torch.einsum('ij,j->i', {W}, {h})",
+        ]
     return Value(s.c.pick(forms), v.gain)
 
 
@@ -173,7 +196,9 @@ def _module(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     made = [f"self.{name} = nn.Linear({n}, {n})", f"self.{name} = nn.Linear({n}, {n}, bias=False)",
             f"self.{name} = nn.Sequential(nn.Linear({n}, {k}), nn.Dropout(0.1), nn.Linear({k}, {n}))"]  # fmt: skip
     s.w.constructor.append(s.c.pick(made))
-    s.w.constructor.append(f"[nn.init.uniform_(p, -{1 / max(n, k)!r}, {1 / max(n, k)!r}) for p in self.{name}.parameters()]")
+    s.w.constructor.append(
+        f"[nn.init.uniform_(p, -{1 / max(n, k)!r}, {1 / max(n, k)!r}) for p in self.{name}.parameters()]"
+    )
     return Value(f"self.{name}({v.text})", v.gain)
 
 
@@ -187,7 +212,11 @@ def _sums(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
         f"({h} + 0.5 * torch.mean({h}, dim=-1, keepdim=True))", f"({h} @ {p}).unsqueeze(-1) * {p}",
     ]  # fmt: skip
     if len(shape) > 2:
-        forms += [f"({h} - {h}.mean((-2, -1), keepdim=True))", f"({h}.sum(1, keepdim=True) + {h})", f"({h} - {h}.mean(dim=(-1, -2))[..., None, None])"]
+        forms += [
+            f"({h} - {h}.mean((-2, -1), keepdim=True))",
+            f"({h}.sum(1, keepdim=True) + {h})",
+            f"({h} - {h}.mean(dim=(-1, -2))[..., None, None])",
+        ]
     return Value(s.c.pick(forms), (n + 2) * v.gain)
 
 
@@ -220,7 +249,11 @@ def _convolved(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     if len(shape) == 3 and shape[0] == "B":
         n = shape[1]
         assert isinstance(n, int)
-        k, g, k2 = param(s, (n, n, 3), -0.33 / n, 0.33 / n), param(s, (n, 1, 3), -0.33, 0.33), param(s, (1, 1, 3, 3), -0.11, 0.11)
+        k, g, k2 = (
+            param(s, (n, n, 3), -0.33 / n, 0.33 / n),
+            param(s, (n, 1, 3), -0.33, 0.33),
+            param(s, (1, 1, 3, 3), -0.11, 0.11),
+        )
         forms = [
             f"F.conv1d({h}, {k}, padding=1)", f"F.conv1d({h}, {g}, padding=1, groups={n})",
             f"F.conv2d({h}.unsqueeze(1), {k2}, padding=1).squeeze(1)",
@@ -289,7 +322,13 @@ def _reshaped(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     """There and back, with operators on the other shape in between."""
     h, n, front = v.text, _last(shape), shape[:-1]
     if n % 2 == 0 and s.c.chance(50):
-        there = s.c.pick([f"{h}.unflatten(-1, (2, {n // 2}))", f"{h}.reshape(*{h}.shape[:-1], 2, {n // 2})", f"{h}.view(*{h}.shape[:-1], 2, -1)"])
+        there = s.c.pick(
+            [
+                f"{h}.unflatten(-1, (2, {n // 2}))",
+                f"{h}.reshape(*{h}.shape[:-1], 2, {n // 2})",
+                f"{h}.view(*{h}.shape[:-1], 2, -1)",
+            ]
+        )
         inner = affine(s, Value(s.let(there), v.gain), (*front, 2, n // 2), min(depth, 2))
         back = s.c.pick([".flatten(-2)", f".reshape({h}.shape)", f".reshape(*{h}.shape[:-1], {n})"])
         return Value(inner.text + back, inner.gain)
@@ -328,5 +367,6 @@ def _rotated(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     pairs = f"torch.view_as_complex({v.text}.reshape(*{v.text}.shape[:-1], {n // 2}, 2).contiguous())"
     turned = f"{pairs} * {turn}"
     return Value(
-        s.c.pick([f"torch.view_as_real({turned}).flatten(-2)", f"torch.cat([({turned}).real, ({turned}).imag], -1)"]), 2 * v.gain
+        s.c.pick([f"torch.view_as_real({turned}).flatten(-2)", f"torch.cat([({turned}).real, ({turned}).imag], -1)"]),
+        2 * v.gain,
     )

@@ -131,4 +131,6 @@ class Writer:
         else:
             lines += [f"def program({names}):", *(f"    {line}" for line in self.body)]
         text = HEADER + "\n\n" + ast.unparse(ast.parse("\n".join(lines))) + "\n"
-        return Generated(text, tuple(arguments.values()), self.linear, self.nonlinear, self.smallest, frozenset(self.traits))
+        return Generated(
+            text, tuple(arguments.values()), self.linear, self.nonlinear, self.smallest, frozenset(self.traits)
+        )

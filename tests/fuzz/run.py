@@ -98,7 +98,10 @@ def _keep(folder: Path, seed: int, found: check.Judgement, program: Generated, s
     for stem, text in ((f"{seed:06}", small), (f"{seed:06}-whole", program)):
         again = found
         lines = [f"# {again.kind}", *(f"# {line}" for line in again.note.splitlines())]
-        lines += [f"# inputs: {', '.join(str(d.sizes) + ' ' + d.kind for d in text.inputs)}", f"# linear {text.linear}, nonlinear {text.nonlinear}"]
+        lines += [
+            f"# inputs: {', '.join(str(d.sizes) + ' ' + d.kind for d in text.inputs)}",
+            f"# linear {text.linear}, nonlinear {text.nonlinear}",
+        ]
         (folder / f"{stem}.py").write_text("\n".join(lines) + "\n" + text.source)
 
 
@@ -172,7 +175,9 @@ class Summary:
         from linrec.linear.rules import RULES
 
         lines = [f"programs: {sum(self.kinds.values())}", *(f"  {k:14} {n}" for k, n in self.kinds.most_common())]
-        lines.append(f"linear by construction: {self.linear}, of these in parallel form: {self.parallel} ({self.share:.2f} %)")
+        lines.append(
+            f"linear by construction: {self.linear}, of these in parallel form: {self.parallel} ({self.share:.2f} %)"
+        )
         lines.append(f"  captured more than once: {self.recaptured}")
         counts = {_label(key): self.rules.get(_label(key), 0) for key in RULES}
         lines.append("rules of the operator table, least used first:")
