@@ -212,7 +212,7 @@ def _collected(
             w.smallest = 2
         return [Output(name, shape, False)]
     if way == "prealloc":
-        sizes = ", ".join("x.shape[%d]" % (0 if axis else 1) if n == "B" else str(n) for n in w.over_time(shape))
+        sizes = ", ".join(f"x.shape[{0 if axis else 1}]" if n == "B" else str(n) for n in w.over_time(shape))
         before.append(
             f"{name} = {c.pick([f'torch.zeros({sizes}, dtype=torch.float64)', f'x.new_zeros({sizes})', f'torch.empty({sizes}, dtype=x.dtype)'])}"
         )

@@ -376,7 +376,7 @@ def _lagged(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool)
         new = _update(s, f"{y}[{lead}t + 1]", [f"{y}[{lead}t]"], made.shape, has_miss)
         s.lines.append(f"{y}[{lead}t + 2] = {new}")
         made.reads, made.final = [(f"{y}[{lead}t + 2]", made.shape)], [(f"{y}[{lead}-1]", made.shape)]
-        made.whole = f"{y}[{lead}2:]" if not first else f"{y}[{lead}2:]"
+        made.whole = f"{y}[{lead}2:]"
         made.is_in_place = True
         return
     hs = s.w.name("hs")
