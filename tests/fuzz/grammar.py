@@ -116,14 +116,15 @@ class _Loop:
         if self.form == "while":
             return ["t = 0", "while t < T:"]
         axis = self.w.time_axis
-        how = {
+        spellings: dict[str, Callable[[str], str]] = {
             "unbind": lambda n: f"{n}.unbind({axis})",
             "enumerate": lambda n: f"{n}.unbind({axis})",
             "iterate": lambda n: f"{n}.transpose(0, 1)" if axis else n,
             "split": lambda n: f"{n}.split(1, dim={axis})" if self.c.chance(60) else f"{n}.chunk(T, {axis})",
             "reversed unbind": lambda n: f"reversed({n}.unbind({axis}))",
             "flipped unbind": lambda n: f"{n}.flip({axis}).unbind({axis})",
-        }[self.form]
+        }
+        how = spellings[self.form]
         names, iterables = [f"{n}_t" for n in self.iterated], [how(n) for n in self.iterated]
         many = f"zip({', '.join(iterables)})" if len(names) > 1 else iterables[0]
         if self.form == "enumerate":

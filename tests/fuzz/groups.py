@@ -63,7 +63,7 @@ def _zeros(s: Scope, shape: Shape, dtype: str = "torch.float64") -> str:
 def _initial(s: Scope, made: Group) -> str:
     """What the state is before the first step."""
     rest = made.shape[1:] if s.w.has_batch else made.shape
-    options = [lambda: _zeros(s, made.shape), lambda: f"torch.zeros_like({made.like})", lambda: made.like, lambda: f"torch.ones_like({made.like})",
+    options: list[Callable[[], str]] = [lambda: _zeros(s, made.shape), lambda: f"torch.zeros_like({made.like})", lambda: made.like, lambda: f"torch.ones_like({made.like})",
                lambda: _argument(s, made.shape), lambda: f"0.5 * {made.like}"]  # fmt: skip
     if rest:
         options += [
@@ -131,11 +131,14 @@ def _frozen(s: Scope, h: str, a: str, u: str, shape: Shape) -> str:
     return f"{m} * ({a} + {u}) + (1 - {m}) * {h}"
 
 
+Spelling = Callable[[Scope, Group, bool, int], None]
+
+
 # ---- one state ---------------------------------------------------------------------------------------
 
 
 def _single(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool) -> None:
-    spellings = [
+    spellings: list[Spelling] = [
         _local,
         _local,
         _local,
@@ -409,7 +412,7 @@ def _complex(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool
     made.before.append(f"{h} = {_zeros(s, made.shape, 'torch.complex128')}")
     made.like = _zeros(s, made.shape, "torch.complex128")
     nu, theta = param(s, (n,), -2.0, 0.5), param(s, (n,), 0.1, 0.9)
-    options = [
+    options: list[Callable[[], str]] = [
         lambda: f"torch.exp(torch.complex(-torch.exp({nu}), {theta}))", lambda: f"torch.polar({theta}, {nu})", lambda: "(0.6 + 0.5j)",
         lambda: f"torch.exp(-torch.exp({nu}) + 1j * {theta})", lambda: f"(0.9 * torch.exp(1j * {theta}))",
         lambda: f"torch.exp(torch.complex(-F.softplus({stream(s, made.shape)}), {theta}))", lambda: f"({theta} * 1j)",
