@@ -39,10 +39,13 @@ class Group:
     is_in_place: bool = False
 
 
+Kind = Callable[[Scope, Group, bool, int, bool], None]
+
+
 def group(s: Scope, shape: Shape, *, has_miss: bool, first: int, is_indexed: bool) -> Group:
     """A recurrence; `first` is the step at which the loop starts, `is_indexed` says that t counts up."""
     rest = shape[1:] if s.w.has_batch else shape
-    kinds: list[Callable[[Scope, Group, bool, int, bool], None]] = [_single] * 7 + [_coupled] * 2 + [_lagged] * 2
+    kinds: list[Kind] = [*[_single] * 7, *[_coupled] * 2, *[_lagged] * 2]
     if len(rest) == 1:
         kinds += [_complex, _attention, _attention]
     if not has_miss:
