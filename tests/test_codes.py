@@ -158,4 +158,4 @@ def test_every_code_that_can_be_met_has_a_text() -> None:
 def test_texts_are_short_and_titled() -> None:
     for code, found in CODES.items():
         assert re.fullmatch(r"LR\d{4}", code) and found.title[0].islower() and not found.title.endswith(".")
-        assert max(map(len, found.text.splitlines())) <= 120, code
+        assert max(map(len, found.text.splitlines())) <= 110, code

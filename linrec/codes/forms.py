@@ -8,9 +8,9 @@ CODES: dict[str, Code] = {
     "LR2002": Code(
         "linear, and no parallel form for this structure yet",
         """\
-The recurrence was proven linear, but none of the parallel forms covers it: its state is made of integers, which
-parallel forms would round or overflow otherwise, or its structure has no form yet. It runs as written, and
-whatever does not depend on the state was moved out of the loop.
+The recurrence was proven linear, but none of the parallel forms covers it: its state is made of integers,
+which parallel forms would round or overflow otherwise, or its structure has no form yet. It runs as
+written, and whatever does not depend on the state was moved out of the loop.
 
     def net(x):
         h = torch.zeros_like(x[:, 0])

@@ -47,7 +47,7 @@ def report_page(model: Callable[..., Any], inputs: Sequence[Any], *, redact: boo
 def found(model: Callable[..., Any], inputs: Sequence[Any]) -> Findings:
     """Compile, watch, and measure what the page shows."""
     module = model if isinstance(model, nn.Module) else None
-    function = model.forward if module is not None else getattr(model, "__wrapped__", model)
+    function = module.forward if module is not None else getattr(model, "__wrapped__", model)
     name = getattr(model, "__name__", type(model).__name__)
     engine = Engine(function, name, Options(), module)
     stages, measure = Stages(), Measure()
