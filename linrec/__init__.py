@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linrec.api import compile, explain, recurrent, report
     from linrec.compiler import disabled
+    from linrec.declared import diagram, equations, filter, system
+    from linrec.drawing import draw, to_networkx
     from linrec.errors import (
         CaptureError,
+        DeclarationError,
         InternalError,
         IRSyntaxError,
         LinrecError,
@@ -26,14 +29,20 @@ if TYPE_CHECKING:
         StateError,
         VerificationError,
     )
+    from linrec.frontends.step import Recurrent, scan
     from linrec.reports import Recurrence, Report
+    from linrec.symbolic import to_sympy
 
 _HOME = {
     **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
     "disabled": "linrec.compiler",
+    **dict.fromkeys(("diagram", "equations", "filter", "system"), "linrec.declared"),
+    **dict.fromkeys(("draw", "to_networkx"), "linrec.drawing"),
+    "to_sympy": "linrec.symbolic",
+    **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
-        ("LinrecError", "CaptureError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
+        ("LinrecError", "CaptureError", "DeclarationError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
          "VerificationError", "IRSyntaxError", "InternalError"),
         "linrec.errors",
     ),
@@ -41,21 +50,31 @@ _HOME = {
 
 __all__ = [
     "CaptureError",
+    "DeclarationError",
     "IRSyntaxError",
     "InternalError",
     "LinrecError",
     "NotLinearError",
     "NumericsError",
     "Recurrence",
+    "Recurrent",
     "Report",
     "ShapeError",
     "StateError",
     "VerificationError",
     "compile",
+    "diagram",
     "disabled",
+    "draw",
+    "equations",
     "explain",
+    "filter",
     "recurrent",
     "report",
+    "scan",
+    "system",
+    "to_networkx",
+    "to_sympy",
 ]
 
 

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import nn
 
 from linrec.compiler import Engine, Options
@@ -37,7 +38,8 @@ def compile(
     """Compile a function, a module or a module class: same call, same results, same gradients.
 
     Args:
-        model: a function of tensors, an `nn.Module` or a subclass of it; as a decorator, with or without arguments.
+        model: a function of tensors, an `nn.Module` or a subclass of it, or a program exported by `torch.export`; as a
+            decorator, with or without arguments.
         strict: a recurrence that stays sequential is a NotLinearError, a program that cannot be captured a CaptureError.
         forms: "auto", one form for all recurrences, or a dict from a recurrence's name to its form.
         verify: "off", "first" (compare with the original on the first call, on at most 64 steps, gradients too when
@@ -53,6 +55,8 @@ def compile(
     options = Options(strict, forms if isinstance(forms, str) else dict(forms), verify)
     if model is None:
         return functools.partial(compile, strict=strict, forms=forms, verify=verify)
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     if isinstance(model, type) and issubclass(model, nn.Module):
         return _compile_class(model, options)
     if isinstance(model, nn.Module):
@@ -190,7 +194,8 @@ def _subclass(kind: type[nn.Module], hidden: frozenset[str] = frozenset()) -> ty
 
 
 def _add_members(target: type, users: type, hidden: frozenset[str] = frozenset()) -> None:
-    for name, value in (("report", _Report()), ("recurrent", _recurrent)):
+    members = {"report": _Report(), "recurrent": _recurrent, "original": property(_original)}
+    for name, value in members.items():
         if not hasattr(users, name) and name not in hidden:
             setattr(target, name, value)
 
@@ -200,6 +205,17 @@ class _Report:
 
     def __get__(self, instance: nn.Module | None, owner: type | None = None) -> Any:
         return self if instance is None else _module_engine(instance).report
+
+
+def _original(self: nn.Module) -> nn.Module:
+    """The module as written: it shares everything registered, and nothing is compiled."""
+    return _plain(getattr(type(self), "_linrec_original", type(self)), _getstate(self))
+
+
+def _plain(kind: type[nn.Module], state: dict[str, Any]) -> nn.Module:
+    plain = kind.__new__(kind)
+    plain.__dict__.update(state)
+    return plain
 
 
 def _copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,9 +248,7 @@ def _reduce(self: nn.Module) -> tuple[Any, ...]:
 
 
 def _rebuild_module(kind: type[nn.Module], options: Options, state: dict[str, Any]) -> nn.Module:
-    plain = kind.__new__(kind)
-    plain.__dict__.update(state)
-    return _compile_module(plain, options)
+    return _compile_module(_plain(kind, state), options)
 
 
 def _engine_of(model: Any) -> Engine | None:

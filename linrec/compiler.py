@@ -303,8 +303,9 @@ class Engine:
         except Exception as error:
             # the program itself fails on these arguments: let it, in its own words
             refused.add(shapes)
-            log.info("%s: %s while capturing; running as written", self.name, type(error).__name__)
-            return self._original(args, kwargs)
+            result = self._original(args, kwargs)
+            self._refuse(CaptureError("LR9002", f"linrec itself failed with {type(error).__name__}: {error}"))
+            return result
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)
@@ -339,7 +340,7 @@ class Engine:
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
-        if fixed and any(r.code == "LR2002" for r in compiled.report.recurrences):
+        if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
             # a form may exist once sizes other than time and batch are known
             special = replace(captured, graph=specialized(captured.graph, fixed))
             return self.build(special, environment, tensors)

@@ -33,6 +33,10 @@ class NotLinearError(LinrecError):
     """A recurrence is not linear and `strict=True` asked for a parallel form."""
 
 
+class DeclarationError(LinrecError):
+    """An equation, a system or a diagram that cannot be read."""
+
+
 class ShapeError(LinrecError):
     """Sizes do not fit together."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 
 from linrec.dtypes import LONG
@@ -15,7 +18,9 @@ _LARGEST = 1 << 22  # numbers in one probed tensor
 
 
 def superposition(graph: Graph, recurrence: Recurrence) -> float:
-    """The relative error of f(a s + (1-a) s') = a f(s) + (1-a) f(s') over random states, in double precision.
+    """The relative error of f(a s + b s') = a f(s) + b f(s'), a + b = 1, over random states, in double precision.
+
+    Plus, times and one are those of the semiring that the recurrence was proven in.
 
     0.0 where a tensor of the step is too large to probe cheaply.
     """
@@ -40,16 +45,26 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
             if drawn is None:
                 return 0.0
             point[s] = drawn
-    weight = 0.375
-    mixed = {s: weight * first[s] + (1 - weight) * second[s] for s in states}
+    mix = _mixers[recurrence.semiring]
+    mixed = {s: mix(first[s], second[s]) for s in states}
     f, g, h = (run_step(graph, recurrence.members, {**fixed, **point}, lengths) for point in (first, second, mixed))
     worst = 0.0
     for name in recurrence.states:
-        wanted = weight * f[name] + (1 - weight) * g[name]
+        wanted = mix(f[name], g[name])
         if wanted.numel():
             scale = max(float(f[name].abs().amax()), float(g[name].abs().amax()), 1e-300)
-            worst = max(worst, float((h[name] - wanted).abs().amax()) / scale)
+            error = torch.where(h[name] == wanted, 0.0, (h[name] - wanted).abs() / min(scale, 1e300))
+            worst = max(worst, float(error.amax()))
     return worst
+
+
+_WEIGHT, _SHIFT = 0.375, 0.625  # a and b where plus is a sum; over (max, +) and (min, +) one is 0, the other loses
+_mixers: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum-product": lambda s, t: _WEIGHT * s + (1 - _WEIGHT) * t,
+    "max-plus": lambda s, t: torch.maximum(s, t - _SHIFT),
+    "min-plus": lambda s, t: torch.minimum(s, t + _SHIFT),
+    "log-sum-exp": lambda s, t: torch.logaddexp(s + math.log(_WEIGHT), t + math.log(1 - _WEIGHT)),
+}
 
 
 def _random(type_: Type, lengths: dict[str, int], generator: torch.Generator) -> torch.Tensor | None:

@@ -1,7 +1,7 @@
 """Canonicalize: one way to write one thing.
 
-`alias`, `contiguous` and `clone` of a value that nothing returns are that value; the last repeat of a list is
-`last`. Costs one walk over the graph.
+`alias`, `contiguous` and `clone` of a value that nothing returns are that value; a tensor of one number, or of another
+tensor's shape, does not read that tensor. Costs one walk over the graph.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class Canonicalize(Pass):
             ):
                 same[op.result] = same.get(target.name, target)
             else:
-                kept.append(op)
-        filled = [new if (new := _filled(op, graph)) is not op and context.allows(op.result) else op for op in kept]
+                # what reads a step back is no copy that can be dropped, but no dropout either
+                kept.append(replace(op, kind="alias", args=op.args[:1]) if _is_idle(op) else op)
+        plain = [_by_shape(_filled(op, graph)) for op in kept]
+        filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
         if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")
@@ -62,6 +64,16 @@ def _filled(op: Op, graph: Graph) -> Op:
         return op
     dtype = (("dtype", Atom(LONG[op.type.dtype])),)
     return replace(op, kind="new_full", args=(Use(given.name), op.type.shape, value), attrs=dtype)
+
+
+_BY_SHAPE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
+
+
+def _by_shape(op: Op) -> Op:
+    """Taking another tensor's shape is no read of it."""
+    if op.kind not in _BY_SHAPE or not isinstance(op.type, Type):
+        return op
+    return replace(op, kind=_BY_SHAPE[op.kind], args=(op.args[0], op.type.shape))
 
 
 def _is_idle(op: Op) -> bool:

@@ -40,13 +40,15 @@ class ChooseForm(Pass):
         if unproven or wanted == "sequential" or not context.allows(recurrence.name):
             return replace(recurrence, form="sequential")
         types = [graph.op(s).type for s in recurrence.states]
-        if any(not isinstance(t, Type) or (t.dtype[0] not in "fc" and t.dtype != "bf16") for t in types):
+        if any(not isinstance(t, Type) or t.dtype == "bool" for t in types):
             return replace(
                 recurrence, form="sequential", code="LR2002",
-                reason="linear, but its state is made of integers, which parallel forms would round or overflow otherwise",
-                help="make the state floating point",
+                reason="linear, but its state is made of booleans", help="make the state floating point",
             )  # fmt: skip
-        system = system_of(graph, recurrence) if recurrence.kind == "lti" else None
+        # integers form a ring modulo 2^n, in which a scan is exact; impulse responses are made of floating point
+        exact = all(isinstance(t, Type) and t.dtype[0] in "iu" for t in types)
+        plain = recurrence.kind == "lti" and recurrence.semiring == "sum-product" and not exact
+        system = system_of(graph, recurrence) if plain else None
         if not isinstance(system, System) or wanted in ("scan", "associative"):
             return self._varying(graph, recurrence, context)
         final = is_final(graph, recurrence)

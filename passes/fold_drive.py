@@ -27,7 +27,7 @@ class FoldDrive(Pass):
         return replace(graph, recurrences=tuple(self._folded(graph, r, context) for r in graph.recurrences))
 
     def _folded(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
-        if recurrence.kind != "lti":
+        if recurrence.kind != "lti" or recurrence.semiring != "sum-product":
             return recurrence
         by_name = graph.by_name()
         for drive in driven_by(graph, recurrence):

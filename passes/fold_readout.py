@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from linrec.ir import Graph, Recurrence, Use
+from linrec.ir import Graph, Recurrence
 from linrec.linear.folding import folds, width
 from linrec.manager import Context, Pass
 
@@ -26,7 +26,7 @@ class FoldReadout(Pass):
         return replace(graph, recurrences=tuple(self._folded(graph, r, context) for r in graph.recurrences))
 
     def _folded(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
-        if recurrence.kind != "lti" or len(recurrence.outputs) != 1:
+        if recurrence.kind != "lti" or recurrence.semiring != "sum-product" or len(recurrence.outputs) != 1:
             return recurrence
         readers, roots = graph.readers(), graph.roots()
         members = set(recurrence.members)
@@ -35,7 +35,13 @@ class FoldReadout(Pass):
         current = recurrence.outputs[0]
         while current not in roots:
             outside = [op for op in readers.get(current, []) if op.result not in members]
-            if len(outside) != 1 or not folds(graph, outside[0], Use(current), members, offset=True):
+            reads = [use for op in outside for use in op.uses() if use.name == current]
+            # the state may be read before or after its update, so at a delay
+            if (
+                len(outside) != 1
+                or len(set(reads)) != 1
+                or not folds(graph, outside[0], reads[0], members, offset=True)
+            ):
                 break
             current = outside[0].result
             chain.append(current)

@@ -1,7 +1,8 @@
 """Lower: replace each recurrence that has a parallel form by the ops of that form.
 
 Time-invariant recurrences become kernels on impulse responses (linrec/linear/invariant.py), time-varying ones
-scans (linrec/linear/varying.py). What is left sequential stays a cycle. The records of recurrences stay, for the report.
+scans (linrec/linear/varying.py), those over other semirings scans with gradients of their own
+(linrec/linear/tropical.py). What is left sequential stays a cycle. The records of recurrences stay, for the report.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import ClassVar
 from linrec.ir import Graph
 from linrec.linear.invariant import lower_invariant
 from linrec.linear.system import System, system_of
+from linrec.linear.tropical import lower_tropical
 from linrec.linear.varying import lower_varying
 from linrec.manager import Context, Pass
 
@@ -29,7 +31,9 @@ class Lower(Pass):
         for recurrence in graph.recurrences:
             if recurrence.form in ("", "sequential") or not context.allows(recurrence.name):
                 continue
-            if recurrence.form in ("scan", "associative"):
+            if recurrence.semiring != "sum-product":
+                graph = lower_tropical(graph, recurrence)
+            elif recurrence.form in ("scan", "associative"):
                 graph = lower_varying(graph, recurrence)
             else:
                 system = system_of(graph, recurrence)

@@ -1,9 +1,10 @@
-"""Prove linear: is the next state an affine function of the last ones?
+"""Prove linear: is the next state an affine function of the last ones, over some semiring?
 
 The proof is the operator table (linrec/linear/rules) applied to each component: every value is
-constant in the state, affine in it, or neither, and the first op that is neither is the reason. A
-numeric superposition test, f(a s + (1-a) s') = a f(s) + (1-a) f(s'), backs the proof where an evaluator is
-given; alone it would prove nothing. A proof that fails it is withdrawn.
+constant in the state, affine in it, or neither, and the first op that is neither is the reason. (+, x) is tried
+first; another semiring where the component has an operator that only it knows, such as `maximum`. A numeric
+superposition test, f(a s + b s') = a f(s) + b f(s') with a + b = 1 in the semiring, backs the proof where an
+evaluator is given; alone it would prove nothing. A proof that fails it is withdrawn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import networkx as nx
 from linrec.ir import Graph, Recurrence
 from linrec.linear.analysis import Analysis, state_reads
 from linrec.linear.random import RANDOM
+from linrec.linear.rules import RULES
+from linrec.linear.semirings import SUM, TROPICAL, Semiring
 from linrec.manager import Context, Pass
 
 ALLOWED = 1e-9  # superposition error in float64, relative
@@ -33,8 +36,9 @@ class ProveLinear(Pass):
         return replace(graph, recurrences=tuple(self._judge(graph, r, context) for r in graph.recurrences))
 
     def _judge(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
-        analysis = Analysis(graph, recurrence.members, state_reads(graph, recurrence))
+        analysis = _proof(graph, recurrence)
         refusal = analysis.refusal
+        recurrence = replace(recurrence, semiring=analysis.semiring.name)
         if refusal is None and (drawn := [m for m in recurrence.members if graph.op(m).kind in RANDOM]):
             context.remark("missed", recurrence.name, f"random numbers drawn at %{drawn[0]}")
             return replace(
@@ -64,8 +68,22 @@ class ProveLinear(Pass):
                     reason=f"the operator table says linear, the superposition test does not ({error:.1e} > {ALLOWED:.0e})",
                 )  # fmt: skip
             notes = (*notes, f"superposition error {error:.1e}, allowed {ALLOWED:.0e}")
-        context.remark("passed", recurrence.name, kind)
+        context.remark("passed", recurrence.name, f"{kind} over {recurrence.semiring}")
         return replace(recurrence, kind=kind, notes=notes)  # type: ignore[arg-type]
+
+
+def _proof(graph: Graph, recurrence: Recurrence) -> Analysis:
+    """The forms over the first semiring that has rules for every member; where none has, over (+, x)."""
+    reads, kinds = state_reads(graph, recurrence), {graph.op(m).kind for m in recurrence.members}
+    first = Analysis(graph, recurrence.members, reads)
+    if first.refusal is None:
+        return first
+    others = (Analysis(graph, recurrence.members, reads, s) for s in TROPICAL if kinds & _own_operators(s))
+    return next((a for a in others if a.refusal is None), first)
+
+
+def _own_operators(semiring: Semiring) -> set[str]:
+    return {kind for name, kind in RULES if name == semiring.name and (SUM.name, kind) not in RULES}
 
 
 def _edge(graph: Graph, recurrence: Recurrence, analysis: Analysis, culprit: str) -> str:

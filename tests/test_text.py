@@ -326,6 +326,6 @@ def test_long_graphs_take_linear_time() -> None:
         Op(f"v{i}", "add", (Use(f"v{i - 1}") if i else 1, 1.5), type=Type("f32", (size("B"), 8))) for i in range(3000)
     ]
     graph = Graph("g", (), (), tuple(ops), (Use("v2999"),))
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse(show(graph)) == graph
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError
 from linrec.frontends.loop.counters import Unreadable, unreadable
+from linrec.frontends.loop.declared import declared
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
@@ -26,12 +27,15 @@ from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
 
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
+OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
+FEW_OPERATORS = 300  # after this many the next axis is tried first
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
 
 Axis = tuple[int, int]  # which tensor, which dimension
 Shapes = list[tuple[int, ...]]
+Groups = dict[str, list[Axis]]  # axes that vary together, by the name of their length
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def capture(
     if found is None or held is not None:
         graph, trace, flat = tracer.own_length()
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
-    graph = _with_effects(graph, trace, flat)
+    graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
 
@@ -94,6 +98,7 @@ class _Tracer:
     name: str
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
+    cut: dict[tuple[tuple[int, ...], ...], int] = field(default_factory=dict)  # after how many operators, if cut off
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -133,22 +138,24 @@ class _Tracer:
             shapes[i][d] = length + self.shapes[i][d] - least
         return [tuple(s) for s in shapes]
 
-    def attempt(self, shapes: Shapes) -> Trace | None:
-        """A trace, or None where the program cannot run at these sizes; remembered by sizes."""
+    def attempt(self, shapes: Shapes, limit: int = ATTEMPT_OPERATORS) -> Trace | None:
+        """A trace, or None where the program cannot run at these sizes in `limit` operators; remembered by sizes."""
         key = tuple(shapes)
-        if key not in self.tried:
-            self.tried[key] = self.attempted(shapes)
+        if key not in self.tried or (self.tried[key] is None and limit > self.cut.get(key, limit)):
+            self.cut.pop(key, None)
+            self.tried[key] = self.attempted(shapes, min(limit, ATTEMPT_OPERATORS))
         return self.tried[key]
 
-    def attempted(self, shapes: Shapes) -> Trace | None:
+    def attempted(self, shapes: Shapes, limit: int) -> Trace | None:
         """The trace itself."""
         log = logging.getLogger("torch._subclasses.fake_tensor")
         level, log.disabled = log.disabled, True
         try:
-            return self.trace(shapes, ATTEMPT_OPERATORS)
+            return self.trace(shapes, limit)
         except CaptureError as error:
             if error.code != "LR0407":
                 raise
+            self.cut[tuple(shapes)] = limit
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
@@ -157,12 +164,22 @@ class _Tracer:
         return None
 
     def time_axes(self) -> list[Axis] | None:
-        """The axes along which the number of operators grows, or None."""
-        for axes in self.candidates():
-            short, longer = (self.attempt(self.resized(axes, steps)) for steps in self.steps[:2])
-            if short is not None and longer is not None and len(longer.graph.nodes) > len(short.graph.nodes):
-                return axes
-        return None
+        """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
+        candidates, grown = list(self.candidates()), None
+        # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
+        for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
+            for axes in candidates:
+                short = self.attempt(self.resized(axes, self.steps[0]), limit)
+                longer = short and self.attempt(self.resized(axes, self.steps[1]), limit)
+                if short is None or longer is None:
+                    continue
+                if longer.declared > short.declared:
+                    return axes
+                if grown is None and len(longer.graph.nodes) > len(short.graph.nodes):
+                    grown = axes
+                if grown is not None and not short.declared:
+                    return grown
+        return grown
 
     def candidates(self) -> Iterator[list[Axis]]:
         """Sets of axes that may be time, likeliest first: axis 1, then 0, then the others."""
@@ -185,15 +202,15 @@ class _Tracer:
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
-        groups: dict[str, list[Axis]] = {}
+        groups: Groups = {}
         for (where, _), group in self.other_sizes(axes):
             names = ("B", "B2", "B3", "B4") if where == 0 else ("N", "N2", "N3", "N4")
             groups.update({n: group for n in [n for n in names if n not in groups][:1]})
-        for free in self.choices(axes, groups):
+        for free, growing in self.choices(axes, groups):
             try:
-                return self.generalized(axes, free)
+                return self.generalized(axes, free, growing)
             except CaptureError:
-                if not free:
+                if not free and not growing:
                     raise
         raise AssertionError("the last choice leaves no size free")
 
@@ -206,49 +223,69 @@ class _Tracer:
                     groups.setdefault((min(d, 1), length), []).append((i, d))
         return sorted(groups.items())
 
-    def choices(self, axes: list[Axis], groups: dict[str, list[Axis]]) -> Iterator[dict[str, list[Axis]]]:
-        """Which sizes to leave free: all of them, those that alone can change, none."""
+    def choices(self, axes: list[Axis], groups: Groups) -> Iterator[tuple[Groups, Groups]]:
+        """Which sizes to leave free and which to take for further time axes: all free, equal ones together, what one by one show, none."""
         if groups:
-            yield groups
+            yield groups, {}
+            joined: dict[int, tuple[str, list[Axis]]] = {}
+            for name, group in groups.items():
+                joined.setdefault(self.shapes[group[0][0]][group[0][1]], (name, []))[1].extend(group)
+            if len(joined) < len(groups):
+                yield dict(joined.values()), {}
             base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
-            single = {
-                name: group
-                for name, group in groups.items()
-                if (trial := self.attempt(self.varied({name: group}, base))) is not None
-                and normal is not None
-                and len(trial.graph.nodes) == len(normal.graph.nodes)
-            }
-            if single and single != groups:
-                yield single
-        yield {}
+            free: Groups = {}
+            growing: Groups = {}
+            for name, group in groups.items() if normal is not None else ():
+                assert normal is not None
+                count = len(normal.graph.nodes)
+                trial = self.attempt(self.varied({name: group}, base), 2 * count + 100)
+                if trial is not None and normal is not None and trial.work == normal.work:
+                    free[name] = group
+                elif len(growing) < len(OTHER_STEPS):
+                    # more operators along another axis: a second loop, over a length of its own
+                    few, more = (self.attempt(self.resized(group, n, base)) for n in OTHER_STEPS[len(growing)][:2])
+                    if few is not None and more is not None and len(more.graph.nodes) > len(few.graph.nodes):
+                        growing[name] = group
+            if growing:
+                yield free, growing
+            if free and free != groups:
+                yield free, {}
+        yield {}, {}
 
-    def varied(self, free: dict[str, list[Axis]], base: Shapes) -> Shapes:
+    def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
         for group, more in zip(free.values(), FREE, strict=False):
             base = self.resized(group, self.shapes[group[0][0]][group[0][1]] + more, base)
         return base
 
     def generalized(
-        self, axes: list[Axis], free: dict[str, list[Axis]]
+        self, axes: list[Axis], free: Groups, growing: Groups
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
         lengths: list[dict[str, int]] = []
-        for steps in self.steps:
+        counts: list[dict[object, int]] = []
+        limit = ATTEMPT_OPERATORS
+        more = {self.shapes[i][d] for i, d in axes}
+        for turn, steps in enumerate(self.steps):
             shapes = self.resized(axes, steps)
+            for group, others in zip(growing.values(), OTHER_STEPS, strict=False):
+                shapes = self.resized(group, others[turn % len(others)], shapes)
             if steps == self.steps[-1]:
                 shapes = self.varied(free, shapes)
-            trace = self.attempt(shapes)
-            at = {"T": steps} | {name: shapes[group[0][0]][group[0][1]] for name, group in free.items()}
+            trace = self.attempt(shapes, limit)
+            at = {"T": steps} | {n: shapes[group[0][0]][group[0][1]] for n, group in (free | growing).items()}
             if trace is None:
                 raise CaptureError("LR0412", f"the program does not run at {at}")
+            limit = 3 * len(trace.graph.nodes) + 100
             traces.append(trace)
             lengths.append(at)
+            counts.append({n - min(more): steps + n - min(more) for n in more} | {name: at[name] for name in growing})
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
-            for flat, repeats in zip(flats, over_time(flats, self.steps), strict=True)
+            for flat, repeats in zip(flats, over_time(flats, counts), strict=True)
         ]
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
 

@@ -8,17 +8,21 @@ that keeps its states in an output array becomes one that keeps them in values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import MARKS, PREFIX
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Trace
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
+from linrec.linear.random import RANDOM
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -54,6 +58,21 @@ class _View:
     version: int
 
 
+_SMALL = 4096  # numbers in a constant that is compared by content
+
+
+def _is_literal(node: fx.Node) -> bool:
+    """Is it `torch.tensor(...)` of numbers, of which every reader takes a copy?"""
+    return all("lift_fresh" in str(reader.target) for reader in node.users)
+
+
+def _content(tensor: Tensor) -> object:
+    """What tells constants apart: `torch.tensor([...])` in a loop makes an equal one in every step."""
+    if type(tensor) is not Tensor or tensor.numel() > _SMALL or tensor.is_complex():
+        return id(tensor)
+    return tensor.dtype, tensor.device, tuple(tensor.shape), repr(tensor.tolist())
+
+
 class _Flattener:
     def __init__(self, trace: Trace, environment: Environment, names: list[str]) -> None:
         self.trace = trace
@@ -64,7 +83,7 @@ class _Flattener:
         self.made: dict[str, Op] = {}
         self.paths = {id(get()): path for path, get in reversed(environment.tensors.items())}
         self.environment = environment
-        self.by_tensor: dict[int, Arg] = {}
+        self.by_tensor: dict[object, Arg] = {}
         self.sources: dict[fx.Node, str] = {}  # captured tensors as the trace sees them
         self.fresh = 0
 
@@ -75,7 +94,7 @@ class _Flattener:
             self.value[node] = Use(name)
         for node in self.trace.graph.nodes:
             if node.op == "get_attr":
-                self.value[node] = captured = self._captured(getattr(self.trace.module, node.target))
+                self.value[node] = captured = self._captured(getattr(self.trace.module, node.target), _is_literal(node))
                 if isinstance(captured, Use):
                     self.sources[node] = captured.name
             elif node.op == "call_function":
@@ -89,12 +108,17 @@ class _Flattener:
                 self.flat.mutated[start] = now.name
         return self.flat
 
-    def _captured(self, tensor: Any) -> Arg:
+    def _captured(self, tensor: Any, literal: bool) -> Arg:
         if not isinstance(tensor, Tensor):
             raise CaptureError("LR0409", f"the program holds a {type(tensor).__name__} that is no tensor")
-        key = id(tensor)
+        if isinstance(tensor, FakeTensor):
+            raise CaptureError(
+                "LR0409", "a value leaves the trace and comes back, as through `.data`, which no graph shows",
+                help="stay with torch's operators: `detach()` for `.data`",
+            )  # fmt: skip
+        path = self.paths.get(id(tensor))
+        key = _content(tensor) if literal and path is None else id(tensor)
         if key not in self.by_tensor:
-            path = self.paths.get(key)
             role = self.environment.role(path) if path is not None else "captured"
             name = _identifier(path) if path is not None else f"c{len(self.by_tensor)}"
             while any(i.name == name for i in self.flat.inputs):
@@ -138,6 +162,8 @@ class _Flattener:
             if element is not None:
                 return element
             args = (base, *args[1:])
+        if kind == "select_scatter":
+            args = (self._before(args), *args[1:])
         self.fresh += 1
         name = f"v{self.fresh}"
         type_ = tuple(type_of(v) for v in value) if isinstance(value, list | tuple) else type_of(value)
@@ -172,6 +198,12 @@ class _Flattener:
         base, dim, index = args
         while isinstance(base, Use) and base.name in self.made:
             op = self.made[base.name]
+            if op.kind == "slice_scatter" and len(op.args) == 5 and op.args[2] == dim and isinstance(index, int):
+                start, stop = op.args[3:5]
+                if not isinstance(start, int) or not isinstance(stop, int) or start <= index < stop or start < 0 > stop:
+                    break
+                base = op.args[0]
+                continue
             if op.kind != "select_scatter" or op.args[2] != dim or not isinstance(index, int):
                 break
             if op.args[3] == index:
@@ -179,10 +211,22 @@ class _Flattener:
             base = op.args[0]
         return base, None
 
+    def _before(self, args: tuple[Arg, ...]) -> Arg:
+        """The array before a write to the same element, which this one replaces."""
+        base = args[0]
+        last = self.made.get(base.name) if isinstance(base, Use) else None
+        return (
+            last.args[0] if last is not None and last.kind == "select_scatter" and last.args[2:] == args[2:] else base
+        )
+
     def _call(self, node: fx.Node) -> None:
         if not isinstance(node.target, torch._ops.OpOverload):
             return self._other(node)
         kind = node.target._schema.name.partition("::")[2]
+        if node.target.namespace == "linrec" and kind in MARKS:
+            args = tuple(self.arg(a) for a in node.args)
+            self.value[node] = self.emit(PREFIX + kind, args, (), node.meta["val"], node)
+            return
         if node.target.namespace != "aten":
             raise CaptureError("LR0410", f"the operator {node.target} is not one of torch's own")
         value = node.meta["val"]
@@ -314,12 +358,7 @@ def _normalise(flat: Flat) -> Flat:
             elif whole.kind in _SPLITS:
                 op = _piece(op, whole)
         ops.append(op)
-    read = (
-        {use.name for op in ops for use in op.uses()}
-        | {u.name for u in uses_in(tuple(flat.outputs))}
-        | {*flat.mutated.values()}
-    )
-    flat.ops = _sunk([op for op in ops if op.result in read or not isinstance(op.type, tuple)], made, flat)
+    flat.ops = _placed(_read(_grown(ops, flat), flat), made, flat)
     return flat
 
 
@@ -342,20 +381,79 @@ def _piece(op: Op, whole: Op) -> Op:
     return replace(op, kind="slice", args=(whole.args[0], axis, start, start + width))
 
 
-def _sunk(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
-    """Pieces of an `unbind` go where they are first read: all are made before the loop, each belongs to its step."""
-    pieces = {op.result: op for op in ops if made[op.result].kind == "getitem" and op.kind in ("select", "slice")}
-    if not pieces:
-        return ops
-    new: list[Op] = []
+def _grown(ops: list[Op], flat: Flat) -> list[Op]:
+    """cat(cat(a, b), c) is cat(a, b, c) where nothing else reads the inner one: a list grown step by step."""
+    readers = Counter(use.name for op in ops for use in op.uses())
+    readers.update(u.name for u in uses_in(tuple(flat.outputs)))
+    readers.update(flat.mutated.values())
+    joined: dict[str, Op] = {}
     for op in ops:
-        if op.result in pieces or made[op.result].kind == "getitem":
-            new += [op] if op.kind == "getitem" else []
+        dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
+        if op.kind == "cat" and isinstance(op.args[0], tuple) and isinstance(op.type, Type) and isinstance(dim, int):
+            items: list[Arg] = []
+            for item in op.args[0]:
+                inner = joined.get(item.name) if isinstance(item, Use) and readers[item.name] == 1 else None
+                if inner is not None and inner.args[1] == dim % len(op.type.shape) and isinstance(inner.args[0], tuple):
+                    items += inner.args[0]
+                else:
+                    items.append(item)
+            joined[op.result] = replace(op, args=(tuple(items), dim % len(op.type.shape)), attrs=())
+    return [joined.get(op.result, op) for op in ops]
+
+
+def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
+    """Elements of a tensor go where a loop would read them.
+
+    What most steps read in one place is the input of the step: pieces of an `unbind`, all made before the loop, go to
+    their readers. An element that few steps read there, such as the first state, goes before the loop, right
+    after what it is an element of.
+    """
+    elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
+    roles: dict[str, object] = {}
+    readers: Counter[object] = Counter()
+    for op in ops:
+        step = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
+        for place, use in enumerate(op.uses()):
+            # x[i, j] is an element of an element: reads of x itself do not count
+            readers[step, place] += op.result not in elements or use.name in elements
+            if use.name in elements:
+                roles.setdefault(use.name, (step, place))
+    held = Counter(roles.values())
+    regular = {name for name, role in roles.items() if 2 * held[role] > readers[role]}
+    late = {n for n in regular if made[n].kind == "getitem"}
+    early: dict[str, list[Op]] = {}
+    for name, op in elements.items():
+        if name in roles and name not in regular and isinstance(op.args[0], Use):
+            early.setdefault(op.args[0].name, []).append(op)
+    moved = late | {op.result for after in early.values() for op in after}
+    new: list[Op] = []
+
+    def put(op: Op) -> None:
+        new.append(op)
+        for element in early.pop(op.result, ()):
+            put(element)
+
+    for source in flat.inputs:
+        for element in early.pop(source.name, ()):
+            put(element)
+    for op in ops:
+        if op.result in moved:
             continue
         for use in op.uses():
-            piece = pieces.pop(use.name, None)
-            if piece is not None:
-                flat.stacks[piece.result] = flat.stacks[op.result]
-                new.append(piece)
-        new.append(op)
-    return [*new, *pieces.values()]
+            if use.name in late:
+                late.discard(use.name)
+                flat.stacks[use.name] = flat.stacks[op.result]
+                put(elements[use.name])
+        put(op)
+    return new
+
+
+def _read(ops: list[Op], flat: Flat) -> list[Op]:
+    """Ops that something returned depends on; random ones move the generator on."""
+    needed = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
+    kept: list[Op] = []
+    for op in reversed(ops):
+        if op.result in needed or op.kind in RANDOM:
+            kept.append(op)
+            needed |= {use.name for use in op.uses()}
+    return kept[::-1]

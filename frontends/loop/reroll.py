@@ -19,13 +19,14 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from linrec.dtypes import LONG
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import is_mark, spans
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
 from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
@@ -65,20 +66,27 @@ def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Gra
     With `tables`, numbers may differ from step to step in any way: the result then holds for this
     length only. Raises CaptureError (LR0405, LR0406) when steps differ in a way no loop has.
     """
-    if not repeats:
+    if not repeats and not any(map(is_mark, flat.ops)):
         raise CaptureError("LR0406", "no part of the program repeats over time, so there is nothing to parallelise")
     return _Reroller(flat, repeats, tables, name).run()
 
 
-def over_time(flats: Sequence[Flat], lengths: Sequence[int]) -> list[list[Repeat]]:
-    """The repeats of each trace that are one loop over time: found in all, their counts growing with the length."""
-    found = [find_repeats(flat, [length]) for flat, length in zip(flats, lengths, strict=True)]
-    marked = [
-        {(_mark(flat, r), r.count - length): r for r in repeats}
-        for flat, repeats, length in zip(flats, found, lengths, strict=True)
-    ]
-    common = set(marked[0]).intersection(*marked[1:])
-    return [sorted((m[key] for key in common), key=lambda r: r.start) for m in marked]
+def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) -> list[list[Repeat]]:
+    """The repeats of each trace that are one loop over time: found in all, their counts growing with a length."""
+    chosen: list[list[Repeat]] = [[] for _ in flats]
+    for name in lengths[0]:
+        marked = [
+            {(_mark(flat, r), r.count - at[name]): r for r in find_repeats(flat, [at[name]])}
+            for flat, at in zip(flats, lengths, strict=True)
+        ]
+        for key in sorted(set(marked[0]).intersection(*marked[1:]), key=lambda k: marked[0][k].start):
+            repeats = [m[key] for m in marked]
+            if not any(
+                r.start < c.stop and c.start < r.stop for r, known in zip(repeats, chosen, strict=True) for c in known
+            ):
+                for known, r in zip(chosen, repeats, strict=True):
+                    known.append(r)
+    return [sorted(known, key=lambda r: r.start) for known in chosen]
 
 
 def _mark(flat: Flat, repeat: Repeat) -> object:
@@ -131,6 +139,7 @@ def _skeleton(arg: Arg) -> object:
 
 def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]) -> list[Repeat]:
     n, least = len(tokens), max(length - _PEELED, 2)
+    declared = spans(flat.ops)  # equal layers that are scans, or equal parts of a step, are no loop over time
     runs: list[tuple[int, int, int]] = []  # period, start, stop of the equal stretch
     for period in range(1, min(n // least, _LONGEST) + 1):
         same = np.concatenate(([False], tokens[period:] == tokens[:-period], [False]))
@@ -143,6 +152,8 @@ def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]
     for period, start, stop in sorted(runs, key=lambda r: (-min((r[2] - r[1]) // r[0], length), r[0])):
         count = (stop - start) // period
         if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
+            continue
+        if any(first < stop and start <= last for first, last in declared):
             continue
         slack = (stop - start) - count * period
         offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))
@@ -401,23 +412,39 @@ class _Reroller:
         return replace(op, kind="signal", args=(source, dim, indices[0], step), attrs=(), time=f"t{loop}")
 
     def _window(self, loop: int, ops: list[Op]) -> bool:
-        """slice(x, dim, start + stride*i, ... + 1) with x from outside: the signal x, its axis kept with size one."""
+        """slice(x, dim, start + stride*i, ... + width) with x from outside: the signal of the windows of x."""
         op = ops[0]
         if op.kind != "slice" or len(op.args) < 4 or (len(op.args) > 4 and op.args[4] != 1):
             return False
         begins, ends, dim = [o.args[2] for o in ops], [o.args[3] for o in ops], op.args[1]
         step = _progression(begins)
         widths = {e - b for b, e in zip(begins, ends, strict=True) if isinstance(b, int) and isinstance(e, int)}
-        if not step or widths != {1} or not isinstance(dim, int) or not isinstance(op.type, Type):
+        if not step or len(widths) != 1 or not isinstance(dim, int) or not isinstance(op.type, Type):
             return False
-        if not isinstance(op.args[0], Use) or self._is_inside(loop, op.args[0]):
+        source, first, width = op.args[0], begins[0], widths.pop()
+        if not isinstance(source, Use) or self._is_inside(loop, source) or not isinstance(first, int) or width < 1:
             return False
         dim %= len(op.type.shape)
-        row = Type(op.type.dtype, (*op.type.shape[:dim], *op.type.shape[dim + 1 :]))
-        signal = f"{op.result}.row"
-        source = self._read_outside(op.args[0])
-        self.ops.append(Op(signal, "signal", (source, dim, begins[0], step), (), row, f"t{loop}", (), op.source))
-        self.ops.append(replace(op, kind="unsqueeze", args=(Use(signal), dim), attrs=(), time=f"t{loop}"))
+        around = (*op.type.shape[:dim], *op.type.shape[dim + 1 :])
+        outside, signal = self._read_outside(source), f"{op.result}.row"
+        if width == 1:
+            row = Type(op.type.dtype, around)
+            self.ops.append(Op(signal, "signal", (outside, dim, first, step), (), row, f"t{loop}", (), op.source))
+            self.ops.append(replace(op, kind="unsqueeze", args=(Use(signal), dim), attrs=(), time=f"t{loop}"))
+            return True
+        # unfold puts the windows along `dim` and what is in them last
+        start, size = min(first, first + step * (len(ops) - 1)), abs(step)
+        stop = start + size * (len(ops) - 1) + width
+        cut = self._new(
+            "slice", (outside, dim, start, stop), Type(op.type.dtype, (*around[:dim], stop - start, *around[dim:]))
+        )
+        windows = Type(op.type.dtype, (*around[:dim], len(ops), *around[dim:], width))
+        unfolded = self._new("unfold", (cut, dim, width, size), windows)
+        row = Type(op.type.dtype, (*around, width))
+        at = (0, 1) if step > 0 else (len(ops) - 1, -1)
+        self.ops.append(Op(signal, "signal", (unfolded, dim, *at), (), row, f"t{loop}", (), op.source))
+        order_ = (*range(dim), len(around), *range(dim, len(around)))
+        self.ops.append(replace(op, kind="permute", args=(Use(signal), order_), attrs=(), time=f"t{loop}"))
         return True
 
     def _array(self, loop: int, j: int, ops: list[Op]) -> bool:

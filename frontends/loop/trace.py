@@ -6,6 +6,7 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import re
 import sys
@@ -26,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 import linrec
 from linrec.errors import CaptureError
+from linrec.frontends.loop.declared import numbers
 from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.ir import Source
 
@@ -35,6 +37,7 @@ _HIDDEN = tuple(
     f"{folder}/"
     for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, sysconfig.get_path("stdlib"))
 )
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _LAYERS = f"{_PACKAGE}/nn/"
 
 
@@ -60,6 +63,16 @@ class Trace:
     changed: dict[str, Any]
     drawn: bool
     effect_paths: list[str]
+
+    @property
+    def declared(self) -> int:
+        """The steps of declared scans, of which one was traced."""
+        return sum(n.args[2] for n in self.graph.nodes if n.target is torch.ops.linrec.element.default)
+
+    @property
+    def work(self) -> int:
+        """How much the call does: operators and declared steps."""
+        return len(self.graph.nodes) + self.declared
 
 
 def is_user_file(name: str) -> bool:
@@ -98,13 +111,14 @@ def run_trace(
         given = iter(tensors)
         again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         a, k = pytree.tree_unflatten(again, spec)
+        recorder.outermost = sys._getframe().f_code
         with recorder:
             result = function(*a, **k)
         flat, tree = pytree.tree_flatten(result)
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, _opaque_functions(), _plain_errors():
+    with restored, _opaque_functions(), _plain_errors(), _numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -142,13 +156,23 @@ class _Recorder(TorchFunctionMode):
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
         self._positions: dict[CodeType, list[Any]] = {}
+        self.outermost: CodeType | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         mode = get_proxy_mode() or _pre_dispatch_mode()
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
-        result = func(*args, **(kwargs or {}))
+        if func == _DATA:  # its value has no node of its own; `detach` is what it computes
+            func = Tensor.detach
+        if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
+            from linrec.frontends.step import operator_scan  # which needs this package
+
+            func = operator_scan
+        try:
+            result = func(*args, **(kwargs or {}))
+        except DataDependentOutputException as error:
+            raise _needs_value(getattr(func, "__name__", ""), stack) from error
         if graph is not None:
             node = graph._root._prev
             while node is not before and node.op != "root":
@@ -160,7 +184,7 @@ class _Recorder(TorchFunctionMode):
 
     def _look(self, frame: FrameType | None) -> tuple[Source, ...]:
         stack: list[Source] = []
-        while frame is not None and frame.f_code is not run_trace.__code__:
+        while frame is not None and frame.f_code is not self.outermost:
             code = frame.f_code
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
@@ -188,6 +212,16 @@ def _pre_dispatch_mode() -> Any:
 
 
 @contextmanager
+def _numbered() -> Iterator[None]:
+    """Scans are recorded by their step inside this context."""
+    token = numbers.set(itertools.count())
+    try:
+        yield
+    finally:
+        numbers.reset(token)
+
+
+@contextmanager
 def _opaque_functions() -> Iterator[None]:
     """A custom autograd Function would be inlined and its backward lost: refuse it instead."""
     original = torch.autograd.Function.__dict__["apply"]
@@ -211,6 +245,26 @@ def _opaque_functions() -> Iterator[None]:
         setattr(torch.autograd.Function, "apply", original)  # noqa: B010
 
 
+def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
+    """Why a number cannot be had: a branch, a count of steps, or another number taken out of a tensor."""
+    place = stack[-1] if stack else Source("", 0)
+    file, line = (place.file, place.line) if stack else (None, None)
+    if function == "__bool__":
+        return CaptureError(
+            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
+            help="compute the condition as a tensor and choose with torch.where(c, a, b)",
+        )  # fmt: skip
+    if re.search(r"\brange\(", linecache.getline(place.file, place.line)):
+        return CaptureError(
+            "LR0303", "the number of steps is computed from the values of a tensor", file=file, line=line,
+            help="run over the whole axis, and hold the state with torch.where(t < lengths, new, old)",
+        )  # fmt: skip
+    return CaptureError(
+        "LR0302", f"the program takes a number out of a tensor (`{function.strip('_')}`)", file=file, line=line,
+        help="stay in tensors: a tensor of one number multiplies and adds as a number does",
+    )  # fmt: skip
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Turn torch's ways of saying 'this needs data' into one code each."""
@@ -218,19 +272,10 @@ def _plain_errors() -> Iterator[None]:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         file, line = user_place(error)
-        branch = "item" not in str(error)
-        if file is not None and line is not None and re.search(r"\brange\(", linecache.getline(file, line)):
-            raise CaptureError(
-                "LR0303", "the number of steps depends on the values of a tensor", file=file, line=line,
-                help="loop over the whole axis, x.shape[1], and hold the state where a sequence has ended",
-            ) from error  # fmt: skip
         raise CaptureError(
-            "LR0301",
-            "the program needs the value of a tensor to go on" + ("" if branch else " (`item`, `bool` or a branch)"),
-            file=file,
-            line=line,
+            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
-        ) from error
+        ) from error  # fmt: skip
     except RuntimeError as error:
         if "numpy()" not in str(error) and "data pointer" not in str(error):
             raise

@@ -5,11 +5,12 @@ verification, LR6 text and command line, LR9 internal. A refusal is a remark: th
 as written and its results are those of the original.
 """
 
-from linrec.codes import capture, forms, language, linearity, more, running
+from linrec.codes import capture, declared, forms, language, linearity, more, running
 from linrec.codes.code import Code
 
 CODES: dict[str, Code] = {
     **capture.CODES,
+    **declared.CODES,
     **linearity.CODES,
     **forms.CODES,
     **running.CODES,

@@ -61,6 +61,19 @@ Cure: compute with tensors what is no polynomial in the sizes, or do it outside.
         h = 0.9 * h + x[:, t]
 """,
     ),
+    "LR1297": Code(
+        "an operator mixes the state along an axis of unknown length",
+        """\
+Rolling, convolving, padding or summing the state is a matrix along an axis, and the size of that matrix
+must be known. Axes of a fixed size are; the batch axis and the time axis differ from call to call.
+
+    h = a * torch.roll(h, 1, dims=0) + x[:, t]      # mixes the rows of the batch
+
+Cure: mix along an axis that belongs to the model.
+
+    h = a * torch.roll(h, 1, dims=-1) + x[:, t]
+""",
+    ),
     "LR1298": Code(
         "too many paths from one state to the next",
         """\

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
-from linrec.kernels import lti, scan
+from linrec.kernels import lti, maps, scan, semirings
 
 KERNELS: dict[str, Callable[..., Any]] = {
-    name: value for module in (lti, scan) for name, value in vars(module).items() if name.startswith(("lti_", "scan_"))
+    name: value
+    for module in (lti, maps, scan, semirings)
+    for name, value in vars(module).items()
+    if name.startswith(("lti_", "map_", "scan_", "semiring_"))
 }
 _resolved: dict[str, Callable[..., Any]] = {}
 

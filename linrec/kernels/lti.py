@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linrec.kernels.single import CHUNK, single_chunked
+
 BURST = 1e3  # a drive this much louder in one block than in another is not convolved by FFT in float32
 GROWTH = 1e2  # nor is a response that grows this much beyond its first quarter
 _BLOCK = 64
@@ -141,6 +143,10 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
     """
     b, t, groups, p = w.shape
     n, q = a.shape[1], c.shape[1]
+    if groups == p == q == 1 and not plain and t >= 4 * CHUNK:
+        rows = single_chunked(w[:, :, 0, 0], a[0], g[0], c[0], d[0], powers)
+        if rows is not None:
+            return rows.unsqueeze(-1).unsqueeze(-1)
     # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
     size = min(chunk, t) if not _is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
     count = -(-t // size)

@@ -19,12 +19,12 @@ _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s), (T, e), (e) -> (T, e)
     """All states of s[k] = a[k] * s[k-1] + b[k]."""
-    return _scan(a, b, start, _times)
+    return scan(a, b, start, _times)
 
 
 def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
-    return _scan(a, b.unsqueeze(-1), start.unsqueeze(-1), _matmul).squeeze(-1)
+    return scan(a, b.unsqueeze(-1), start.unsqueeze(-1), _matmul).squeeze(-1)
 
 
 def _matmul(a: Tensor, s: Tensor) -> Tensor:
@@ -35,10 +35,11 @@ def _times(a: Tensor, s: Tensor) -> Tensor:
     return a * s
 
 
-def _scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply) -> Tensor:
+def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply = torch.add) -> Tensor:
+    """All states of s[k] = apply(a[k], s[k-1]) plus b[k]; `apply` also composes two coefficients."""
     steps = b.shape[0]
     if steps <= _SHORT:
-        return _walk(a, b, start, apply)
+        return _walk(a, b, start, apply, plus)
     size = math.isqrt(steps - 1) + 1
     count = steps // size
     whole = count * size
@@ -48,20 +49,20 @@ def _scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply) -> Tensor:
     local, product = [chunked_b[:, 0]], [chunked_a[:, 0]]
     for j in range(1, size):
         step = chunked_a[:, j]
-        local.append(apply(step, local[-1]) + chunked_b[:, j])
+        local.append(plus(apply(step, local[-1]), chunked_b[:, j]))
         product.append(apply(step, product[-1]))
-    carries = _scan(product[-1], local[-1], start, apply)  # the state each chunk ends in
+    carries = scan(product[-1], local[-1], start, apply, plus)  # the state each chunk ends in
     before = torch.cat([start.expand_as(carries[0]).unsqueeze(0), carries[:-1]])
-    states = torch.stack(local, 1) + apply(torch.stack(product, 1), before.unsqueeze(1))
+    states = plus(torch.stack(local, 1), apply(torch.stack(product, 1), before.unsqueeze(1)))
     states = states.reshape(whole, *states.shape[2:])
     if whole == steps:
         return states
-    return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], apply)])
+    return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], apply, plus)])
 
 
-def _walk(a: Tensor, b: Tensor, start: Tensor, apply: Apply) -> Tensor:
+def _walk(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply) -> Tensor:
     state, states = start, []
     for step_a, step_b in zip(a.unbind(0), b.unbind(0), strict=True):
-        state = apply(step_a, state) + step_b
+        state = plus(apply(step_a, state), step_b)
         states.append(state)
     return torch.stack(states)

@@ -2,6 +2,8 @@
 
     value[o] = sum over terms  scale * prod_f f[axes_f] * state[axes_s]   +   offset[o]
 
+Sums and products are those of a semiring (linrec/linear/semirings.py).
+
 Axes are named by *labels*; a label that occurs in the state or a factor but not in the result is
 summed over. An axis carries a tuple of labels, because a reshape may merge axes without mixing
 them. Nothing is multiplied out: a diagonal transition is seen to be diagonal because the state's
@@ -25,7 +27,7 @@ MAX_TERMS = 64
 
 @dataclass(frozen=True)
 class Factor:
-    """A coefficient tensor with its axes labelled; `inverse` means 1/value, elementwise."""
+    """A coefficient tensor with its axes labelled; `inverse` is with respect to times, elementwise: 1/value."""
 
     value: Arg  # a read of the graph, or a number
     axes: tuple[Axis, ...] = ()
@@ -41,6 +43,11 @@ class Term:
     state_axes: tuple[Axis, ...]
     axes: tuple[Axis, ...]
     factors: tuple[Factor, ...] = ()
+    conjugate: bool = False  # of the state, where that is complex: such a path is linear over the reals only
+
+    def times(self, *factors: Factor, axes: tuple[Axis, ...] | None = None) -> Term:
+        """The term times coefficients, its result labelled anew where `axes` are given."""
+        return replace(self, factors=(*self.factors, *factors), axes=self.axes if axes is None else axes)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def relabel(term: Term, change: Mapping[Label, Axis]) -> Term:
         return tuple(tuple(new for old in axis for new in change.get(old, (old,))) for axis in axes)
 
     factors = tuple(replace(f, axes=swap(f.axes)) for f in term.factors)
-    return Term(term.state, swap(term.state_axes), swap(term.axes), factors)
+    return replace(term, state_axes=swap(term.state_axes), axes=swap(term.axes), factors=factors)
 
 
 def fresh(term: Term, labels: Labels) -> Term:

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use
+from linrec.dtypes import LONG
+from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Type, Use
 from linrec.linear.affine import Form, Labels, Refusal, variable
 from linrec.linear.rules import apply
+from linrec.linear.semirings import SEMIRINGS, SUM, Semiring
 
 
 class Analysis:
-    """Forms of `members` in `variables`; `refusal` says where that ended, if it did."""
+    """Forms of `members` in `variables` over a semiring; `refusal` says where that ended, if it did."""
 
-    def __init__(self, graph: Graph, members: Collection[str], variables: Iterable[Use]) -> None:
-        self.graph = graph
+    def __init__(
+        self, graph: Graph, members: Collection[str], variables: Iterable[Use], semiring: Semiring = SUM
+    ) -> None:
+        self.graph, self.semiring = graph, semiring
         self.labels = Labels()
         self.ops: list[Op] = []
         self.refusal: Refusal | None = None
@@ -35,9 +39,6 @@ class Analysis:
     def _visit(self, op: Op) -> None:
         self._current = op
         if not any(self.form(use) is not None for use in op.uses()):
-            return
-        if not isinstance(op.type, Type):
-            self.refusal = Refusal("LR1299", op.result, f"no rule for `{op.kind}`, which has several results")
             return
         result = apply(op, self)
         if isinstance(result, Refusal):
@@ -58,7 +59,13 @@ class Analysis:
 
     def type(self, arg: Arg) -> Type:
         """The type of an argument; a number is a scalar."""
-        return self.types[arg.name] if isinstance(arg, Use) else Type("f64", ())
+        if not isinstance(arg, Use):
+            return Type("f64", ())
+        if arg.name not in self.types:  # of several results the first is meant
+            several = self.graph.op(arg.name).type
+            assert isinstance(several, tuple)
+            return several[0]
+        return self.types[arg.name]
 
     def clone(self, op: Op, args: tuple[Arg, ...]) -> Arg:
         """`op` on other arguments."""
@@ -78,9 +85,34 @@ class Analysis:
         self.types[name], self.times[name] = type_, op.time
         return Use(name)
 
+    def filled(self, value: Arg, type_: Type) -> Arg:
+        """A tensor of one number, on the device of the program's first input."""
+        anchor = Use(self.graph.inputs[0].name)
+        return self.make("new_full", (anchor, type_.shape, value), type_, (("dtype", Atom(LONG[type_.dtype])),))
+
+    def indicator(self, matrix: Use) -> Use:
+        """Zeros and ones of numbers as those of the semiring."""
+        if self.semiring.is_ring:
+            return matrix
+        type_ = self.types[matrix.name]
+        chosen = self.make("ne", (matrix, 0), Type("bool", type_.shape))
+        made = self.make("where", (chosen, self.semiring.one, self.semiring.zero), Type("f32", type_.shape))
+        made = self.make("to", (made, Atom(LONG[type_.dtype])), type_)
+        assert isinstance(made, Use)
+        return made
+
+    def conjugates(self) -> bool:
+        """Does a complex state reach a value through its conjugate?"""
+        return any(term.conjugate for form in self.forms.values() for term in form.terms)
+
     def varies(self, arg: Arg) -> bool:
         """Does a coefficient change from step to step?"""
         return isinstance(arg, Use) and self.times.get(arg.name) is not None
+
+
+def analysed(graph: Graph, recurrence: Recurrence) -> Analysis:
+    """The forms of a recurrence in its own states, over the semiring it was proven in."""
+    return Analysis(graph, recurrence.members, state_reads(graph, recurrence), SEMIRINGS[recurrence.semiring])
 
 
 def state_reads(graph: Graph, recurrence: Recurrence) -> tuple[Use, ...]:

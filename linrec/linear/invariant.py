@@ -253,18 +253,30 @@ class _Lowering:
 
     def _replaced(self, outputs: dict[str, list[Op]]) -> Graph:
         graph, final = self.graph, self.recurrence.form == "final"
-        needed = {u.name for op in graph.ops if op.result not in self.recurrence.members for u in op.all_uses()}
+        shared = self._shared()
         ops: list[Op] = []
         for op in graph.ops:
             if op.result in outputs:
                 ops += outputs[op.result]
-            elif op.result not in self.recurrence.members or self._is_shared(op, needed):
+            elif op.result not in self.recurrence.members or op.result in shared:
                 if final and op.kind == "last" and isinstance(op.args[0], Use) and op.args[0].name in outputs:
                     op = replace(op, kind="alias")
                 ops.append(op)
         written = [op for op in self.write.ops if op.result not in outputs]
         return replace(graph, ops=order((*ops, *written)))
 
-    def _is_shared(self, op: Op, needed: set[str]) -> bool:
-        """A folded map that others read too stays, as long as it does not need what is gone."""
-        return op.result in needed and not any(u.name in self.recurrence.members for u in op.uses())
+    def _shared(self) -> set[str]:
+        """Folded maps before the states that others read too: they stay."""
+        members = set(self.recurrence.members)
+        ours = [op for op in self.graph.ops if op.result in members]
+        after: set[str] = set()  # what depends on a state goes
+        for op in ours:
+            if any(u.delay or u.name in after for u in op.uses() if u.name in members):
+                after.add(op.result)
+        shared: set[str] = set()
+        needed = {u.name for op in self.graph.ops if op.result not in members for u in op.all_uses()}
+        for op in reversed(ours):
+            if op.result in needed and op.result not in after:
+                shared.add(op.result)
+                needed |= {u.name for u in op.uses()}
+        return shared

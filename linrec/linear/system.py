@@ -24,6 +24,7 @@ from linrec.linear.analysis import Analysis, driven_by, state_reads
 from linrec.sizes import Dim
 
 BATCH, GROUP, MIXED = "batch", "group", "mixed"
+CONJUGATED = Refusal("LR2002", "", "a complex state meets its own conjugate, so it is linear over the reals only")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def system_of(graph: Graph, recurrence: Recurrence) -> System | Refusal:
     analysis = Analysis(graph, recurrence.members, [*states, *drives])
     if analysis.refusal is not None:
         return analysis.refusal
+    if analysis.conjugates():
+        return CONJUGATED
     terms: dict[tuple[str, Use], list[Term]] = {}
     offsets: dict[str, Arg] = {}
     for row in dict.fromkeys((*recurrence.states, *recurrence.outputs)):
@@ -215,9 +218,12 @@ def _unlabelled(term: Term, axis: Axis) -> bool:
 def _linked(
     use: Use, recurrence: Recurrence, terms: dict[tuple[str, Use], list[Term]], types: dict[Use, Type], role: list[str]
 ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """Parts of a drive's or an output's axes: those of the state axes they share labels with."""
-    parts = [MIXED] * len(types[use].shape)
-    links: list[int | None] = [None] * len(parts)
+    """Parts of a drive's or an output's axes: those of the state axis that they pass to or from in every term.
+
+    An axis that passes in one term and is summed over, or made, in another is mixed: u @ W + u.
+    """
+    rank = len(types[use].shape)
+    found_at: list[set[int | None]] = [set() for _ in range(rank)]
     for (row, column), found in terms.items():
         for term in found:
             if column == use and row in recurrence.states:
@@ -227,10 +233,10 @@ def _linked(
             else:
                 continue
             for i, axis in enumerate(mine):
-                if axis and axis in theirs:
-                    links[i] = theirs.index(axis)
-                    parts[i] = role[theirs.index(axis)]
-    return tuple(parts), tuple(links)
+                if axis:
+                    found_at[i].add(theirs.index(axis) if axis in theirs else None)
+    links = tuple(next(iter(at)) if len(at) == 1 else None for at in found_at)
+    return tuple(MIXED if link is None else role[link] for link in links), links
 
 
 class Writer:
@@ -238,6 +244,7 @@ class Writer:
 
     def __init__(self, analysis: Analysis, dtype: str, prefix: str) -> None:
         self.analysis, self.dtype, self.prefix = analysis, dtype, prefix
+        self.semiring = analysis.semiring
         self.ops = list(analysis.ops)
         self.types = dict(analysis.types)
         self.times = dict(analysis.times)
@@ -266,8 +273,16 @@ class Writer:
         return self.make("full", (shape, value), shape, (("dtype", Atom(LONG[self.dtype])),))
 
     def eye(self, n: Dim) -> Use:
-        """The identity."""
-        return self.make("eye", (n,), (n, n), (("dtype", Atom(LONG[self.dtype])),))
+        """The identity: ones on the diagonal, zeros elsewhere."""
+        made = self.make("eye", (n,), (n, n), (("dtype", Atom(LONG[self.dtype])),))
+        if self.semiring.is_ring:
+            return made
+        on = self.make("to", (made, Atom("bool")), (n, n), dtype="bool")
+        return self.make("where", (on, self.number(self.semiring.one), self.number(self.semiring.zero)), (n, n))
+
+    def plus(self, left: Use, right: Use, shape: tuple[Dim, ...]) -> Use:
+        """The sum of the semiring."""
+        return self.make(self.semiring.plus, (left, right), shape)
 
     def term(self, term: Term, rows: Sequence[Label], columns: Sequence[Label], shape: tuple[Dim, ...]) -> Use:
         """The coefficients of a term as a tensor over the labels `rows`, then `columns`, reshaped to `shape`."""
@@ -281,18 +296,70 @@ class Writer:
         held = {x for f in factors for axis in f.axes for x in axis}
         wanted = [*rows, *columns]
         out = [x for x in wanted if x in held]
-        result = self._einsum([f for f in factors if isinstance(f.value, Use)], out)
         sizes = tuple(labels.size[x] for x in out)
-        for f in factors:
-            if not isinstance(f.value, Use):
-                result = self.number(1.0) if result is None else result
-                result = self.make("div" if f.inverse else "mul", (result, f.value), sizes)
-        result = self.number(1.0) if result is None else result
+        if self.semiring.is_ring:
+            result = self._product(factors, out, sizes)
+        else:
+            result = self._aligned(factors, out, [x for x in dict.fromkeys(held) if x not in out], sizes)
         full = tuple(labels.size[x] for x in wanted)
         if len(out) < len(wanted):  # repeat along what no factor has
             view = tuple(labels.size[x] if x in held else 1 for x in wanted)
             result = self.make("expand", (self.make("reshape", (result, view), view), full), full)
         return self.make("reshape", (result, shape), shape) if full != shape else result
+
+    def _product(self, factors: list[Factor], out: list[Label], sizes: tuple[Dim, ...]) -> Use:
+        """Factors multiplied and summed; complex ones may make a real path, whose imaginary part cancels or is dropped."""
+        dtype = self.dtype
+        if dtype[0] == "f" and any(self._is_complex(f.value) for f in factors):
+            self.dtype = "c128" if dtype == "f64" else "c64"
+        result = self._einsum([f for f in factors if isinstance(f.value, Use)], out)
+        for f in factors:
+            if not isinstance(f.value, Use):
+                value = f.value.conjugate() if f.conjugate and isinstance(f.value, complex) else f.value
+                result = self.number(1.0) if result is None else result
+                result = self.make("div" if f.inverse else "mul", (result, value), sizes)
+        result = self.number(1.0) if result is None else result
+        if self.dtype != dtype:
+            self.dtype = dtype
+            result = self.make("real", (result,), sizes)
+        return result
+
+    def _is_complex(self, value: Arg) -> bool:
+        return isinstance(value, complex) or (isinstance(value, Use) and self.types[value.name].dtype[0] == "c")
+
+    def _aligned(self, factors: list[Factor], out: list[Label], summed: list[Label], sizes: tuple[Dim, ...]) -> Use:
+        """The same over a semiring whose times is +: factors aligned, added, and reduced over `summed` labels."""
+        labels, result = self.analysis.labels, self.number(self.semiring.one)
+        order = [*out, *summed]
+        extent: tuple[Dim, ...] = (1,) * len(order)
+        for f in factors:
+            value: Arg = -f.value if f.inverse and isinstance(f.value, int | float) else f.value
+            if isinstance(f.value, Use):
+                value = self._along(f, order)
+                extent = tuple(a if b == 1 else b for a, b in zip(extent, self.types[value.name].shape, strict=True))
+            result = self.make("sub" if f.inverse and isinstance(value, Use) else "add", (result, value), extent)
+        if summed:
+            axes = tuple(range(len(out), len(order)))
+            result = self.make(
+                "expand", (result, tuple(labels.size[x] for x in order)), tuple(labels.size[x] for x in order)
+            )
+            result = self.make(self.semiring.total, (result, axes), sizes)
+        return result
+
+    def _along(self, factor: Factor, labels: list[Label]) -> Use:
+        """A factor with one axis for each of `labels`, of size one where it has none."""
+        size, value = self.analysis.labels.size, factor.value
+        flat = [x for axis in factor.axes for x in axis]
+        assert isinstance(value, Use)
+        split = tuple(size[x] for x in flat)
+        value = self.cast(value)
+        if self.types[value.name].shape != split:
+            value = self.make("reshape", (value, split), split)
+        ordered = sorted(range(len(flat)), key=lambda i: labels.index(flat[i]))
+        if ordered != list(range(len(flat))):
+            value = self.make("permute", (value, tuple(ordered)), tuple(split[i] for i in ordered))
+        wide = tuple(size[x] if x in flat else 1 for x in labels)
+        return self.make("reshape", (value, wide), wide)
 
     def _einsum(self, factors: list[Factor], out: list[Label]) -> Use | None:
         if not factors:
@@ -310,6 +377,8 @@ class Writer:
                 value = self.make("reshape", (value, split), split, dtype=self.types[value.name].dtype)
             if f.inverse:
                 value = self.make("reciprocal", (self.cast(value),), split)
+            if f.conjugate and self.dtype[0] == "c":
+                value = self.make("conj", (self.cast(value),), split)
             operands.append(self.cast(value))
             parts.append("".join(letters.setdefault(x, _letter(len(letters))) for x in flat))
         result = "".join(letters[x] for x in out)

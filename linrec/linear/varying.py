@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, order
 from linrec.linear.affine import Refusal
-from linrec.linear.analysis import Analysis, state_reads
-from linrec.linear.system import Writer, product
+from linrec.linear.analysis import Analysis, analysed, state_reads
+from linrec.linear.semirings import SEMIRINGS
+from linrec.linear.system import CONJUGATED, Writer, product
 from linrec.sizes import Dim
 
 
@@ -39,7 +40,9 @@ class Layout:
 def layout_of(graph: Graph, recurrence: Recurrence) -> Layout | Refusal:
     """Passing and mixing axes of a proven recurrence."""
     reads = state_reads(graph, recurrence)
-    analysis = Analysis(graph, recurrence.members, reads)
+    analysis = analysed(graph, recurrence)
+    if analysis.conjugates():
+        return CONJUGATED
     shapes = [analysis.type(Use(s)).shape for s in recurrence.states]
     rank = min(map(len, shapes))
     passing = {i for i in range(rank) if len({s[i] for s in shapes}) == 1}
@@ -59,17 +62,22 @@ def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
     """Replace a proven recurrence by a scan over its steps."""
     layout = layout_of(graph, recurrence)
     assert isinstance(layout, Layout)
-    return _Lowering(graph, recurrence, layout).run()
+    found, written = Lowering(graph, recurrence, layout).signals()
+    # states become signals; other members that the rest reads become maps of states, read with their delays
+    ops = [found.get(op.result, op) for op in graph.ops]
+    return replace(graph, ops=order((*ops, *written)))
 
 
-class _Lowering:
+class Lowering:
+    """Writes a recurrence as a scan over any semiring."""
+
     def __init__(self, graph: Graph, recurrence: Recurrence, layout: Layout) -> None:
         self.graph, self.recurrence, self.layout = graph, recurrence, layout
         reads = [
             Use(s, d) for s, depth in zip(recurrence.states, layout.depths, strict=True) for d in range(1, depth + 1)
         ]
         self.reads = reads
-        self.analysis = Analysis(graph, recurrence.members, reads)
+        self.analysis = Analysis(graph, recurrence.members, reads, SEMIRINGS[recurrence.semiring])
         first = self.analysis.type(Use(recurrence.states[0]))
         self.write = Writer(self.analysis, first.dtype, recurrence.name)
         self.time = graph.time(recurrence.time)
@@ -77,17 +85,22 @@ class _Lowering:
         self.diagonal = layout.width == 1
         self.n: tuple[Dim, ...] = () if self.diagonal else (layout.width,)
 
-    def run(self) -> Graph:
+    def signals(self) -> tuple[dict[str, Op], list[Op]]:
+        """Each state as a signal of all its steps, and the ops that make them."""
         write = self.write
         steps = (self.time.trip,)
         a = self._over_time(self._transition())
         b = self._over_time(self._offset())
         s = self._initial()
-        kind = "scan_diagonal" if self.diagonal else "scan_dense"
-        states = write.make(kind, (a, b, s), (*steps, *self.shape, *self.n))
+        shape = (*steps, *self.shape, *self.n)
+        if write.semiring.is_ring:
+            states = write.make("scan_diagonal" if self.diagonal else "scan_dense", (a, b, s), shape)
+        else:
+            kind = "semiring_scan" if self.diagonal else "semiring_scan_dense"
+            states = write.make(kind, (write.semiring.name, a, b, s), shape)
         if self.time.direction == "backward":
-            states = write.make("flip", (states, (0,)), (*steps, *self.shape, *self.n))
-        return self._replaced(self._signals(states))
+            states = write.make("flip", (states, (0,)), shape)
+        return self._signals(states), write.ops
 
     def _over_time(self, use: Use) -> Use:
         """All steps of a value, first step first, along a new leading axis."""
@@ -146,11 +159,11 @@ class _Lowering:
             rows += [x for i, axis in enumerate(term.axes) if i not in self.layout.passing for x in axis]
             columns = [x for i, axis in enumerate(term.state_axes) if i not in self.layout.passing for x in axis]
             one = write.term(term, rows, columns, shape)
-            total = one if total is None else write.make("add", (total, one), shape)
+            total = one if total is None else write.plus(total, one, shape)
         return self._zeros(shape) if total is None else total
 
     def _zeros(self, shape: tuple[Dim, ...]) -> Use:
-        return self.write.make("expand", (self.write.number(0.0), shape), shape)
+        return self.write.make("expand", (self.write.number(self.write.semiring.zero), shape), shape)
 
     def _offset(self) -> Use:
         """b[k] as a per-step value of shape (e, n), or (e) if n is one."""
@@ -213,8 +226,3 @@ class _Lowering:
             source = self.graph.op(state)
             found[state] = replace(source, kind="signal", args=(part, 0, 0, 1), attrs=(), type=Type(own.dtype, shape))
         return found
-
-    def _replaced(self, signals: dict[str, Op]) -> Graph:
-        """States become signals; other members that the rest reads become maps of states, read with their delays."""
-        ops = [signals.get(op.result, op) for op in self.graph.ops]
-        return replace(self.graph, ops=order((*ops, *self.write.ops)))

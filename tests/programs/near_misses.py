@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from programs import A, D, X, complex_, decays, index, mask, matrix, normal, open_, program, refused, uniform
+from programs import A, D, X, complex_, decays, index, lti, mask, matrix, normal, open_, program, refused, uniform
 from programs.operators import looped
 
 PRODUCT = ("LR1201", "LR1203")  # a product of two values of the state: the state is then in its own coefficient too
@@ -262,7 +262,7 @@ def exponential_garch(r: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
-@program(X, D, expect=refused("LR1204", "LR1207", "LR1299", blames="max"))
+@program(X, D, expect=refused("LR1204", "LR1207", "LR1209", "LR1299", blames="max"))
 @looped
 def largest_entry(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
     return a * h - 0.1 * h.max(dim=-1, keepdim=True).values + u
@@ -328,7 +328,7 @@ class DropoutModuleInTraining(nn.Module):
         return torch.stack(ys, 1)
 
 
-@program(X, expect=refused("LR1205", "LR1209", blames="bn"), refusal=("LR1205",), training=True)
+@program(X, expect=(refused("LR1205", "LR1209", blames="bn"), lti().maybe()), refusal=("LR1205",), training=True)
 class BatchNormInTraining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -588,7 +588,7 @@ def index_from_argmax(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
     return a * h + 0.1 * h.gather(1, h.argmax(dim=1, keepdim=True)) + u
 
 
-@program(normal("B", "T", 4), expect=refused("LR1210"))
+@program(normal("B", "T", 4), expect=refused("LR1210", "LR1297"))
 @looped
 def order_from_the_state(h: Tensor, u: Tensor) -> Tensor:
     order = torch.argsort(h[0])

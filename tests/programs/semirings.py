@@ -73,7 +73,7 @@ def maximum_drawdown(returns: Tensor) -> Tensor:
     return worst
 
 
-@program(X, normal(3, 3), expect=lti(semiring=MAX))
+@program(X, normal(3, 3), expect=ltv(semiring=MAX))
 def viterbi_scores(emissions: Tensor, transitions: Tensor) -> Tensor:
     score, out = emissions[:, 0], [emissions[:, 0]]
     for t in range(1, emissions.shape[1]):

@@ -1,23 +1,21 @@
-"""Rules of axes: moving, merging, cutting, summing and joining the axes of an affine value."""
+"""Rules of axes: moving, merging, cutting, summing and joining the axes of an affine value; see maps.py for the rest."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from linrec.ir import Arg, Op, Type
+from linrec.ir import Arg, Op, Type, Use
 from linrec.linear.affine import Axis, Factor, Form, Refusal, Term, fresh, split_to
-from linrec.linear.rules.table import (
-    Builder,
-    aligned,
-    dtype_of,
-    rule,
-    shape_of,
-    through,
-)
+from linrec.linear.rules.maps import unknown_length
+from linrec.linear.rules.table import Builder, aligned, dtype_of, rule, shape_of, through, whole
+from linrec.linear.semirings import ALL
 from linrec.sizes import Dim
 
 
-@rule("alias", "clone", "contiguous", "to", "_to_copy", "float", "double", "type_as", "lift_fresh", "positive")
+@rule(
+    "alias", "clone", "contiguous", "to", "_to_copy", "float", "double", "type_as", "lift_fresh", "positive",
+    "resolve_conj", "resolve_neg", semirings=ALL,
+)  # fmt: skip
 def _same(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     assert form is not None and isinstance(op.type, Type)
@@ -29,7 +27,7 @@ def _same(op: Op, build: Builder) -> Form | Refusal:
 
 
 @rule(
-    "transpose", "t", "numpy_T", "mT", "permute", "unsqueeze", "squeeze", "expand", "expand_as", "swapaxes", "movedim"
+    "transpose", "t", "numpy_T", "mT", "permute", "unsqueeze", "squeeze", "expand", "swapaxes", "movedim", semirings=ALL
 )
 def _axes(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
@@ -68,12 +66,12 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
         dims = args[0] if args else tuple(range(rank))
         chosen = {i % rank for i in (dims if isinstance(dims, tuple) else (dims,)) if isinstance(i, int)}
         return [i for i in range(rank) if not (i in chosen and before[i] == 1)]
-    if op.kind in ("expand", "expand_as"):
+    if op.kind == "expand":
         return [None] * (len(shape_of(op)) - rank) + order
     return None
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", semirings=ALL)
 def _reshape(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     if form is None:
@@ -142,9 +140,9 @@ def _sum(op: Op, build: Builder) -> Form | Refusal:
             for i in chosen:
                 size = shape[i]
                 if not isinstance(size, int):
-                    return Refusal("LR1299", op.result, "no rule for `mean` over an axis of unknown length")
+                    return unknown_length(op)
                 factors.append(Factor(size, (), inverse=True))
-        terms.append(Term(term.state, term.state_axes, axes, tuple(factors)))
+        terms.append(replace(term, axes=axes, factors=tuple(factors)))
     return through(op, build, 0, form, tuple(terms))
 
 
@@ -153,65 +151,7 @@ def _summed_alone(term: Term, chosen: set[int]) -> bool:
     return any(label not in held for i in chosen for label in term.axes[i])
 
 
-@rule("select", "slice", "index_select", "flip", "roll", "cumsum", "narrow", "constant_pad_nd", "pad", "diff")
-def _along(op: Op, build: Builder) -> Form | Refusal:
-    """An operator along one axis is a constant 0/1-like matrix there: what it makes of eye(n)."""
-    form = build.form(op.args[0])
-    if form is None:
-        return Refusal(
-            "LR1210", op.result, f"the state chooses an index in `{op.kind}`", "compute the index from the input"
-        )
-    shape = build.type(op.args[0]).shape
-    dim = _dimension(op, len(shape))
-    if dim is None or not isinstance(shape[dim], int):
-        return Refusal("LR1299", op.result, f"no rule for this use of `{op.kind}`")
-    length, after = shape[dim], shape_of(op)
-    assert isinstance(op.type, Type)
-    eye = build.make("eye", (length,), Type(op.type.dtype, (length, length)), (("dtype", dtype_of(op)),))
-    gone = len(after) < len(shape)
-    matrix_type = Type(op.type.dtype, (length,) if gone else (after[dim], length))
-    args = tuple(eye if i == 0 else a for i, a in enumerate(op.args))
-    matrix = build.make(op.kind, _along_axis_zero(op, args), matrix_type, op.attrs)
-    terms: list[Term] = []
-    for term in form.terms:
-        out = () if gone else build.labels.axis(after[dim])
-        factor = Factor(matrix, (term.axes[dim],) if gone else (out, term.axes[dim]))
-        axes = [axis for i, axis in enumerate(term.axes) if not (gone and i == dim)]
-        if not gone:
-            axes[dim] = out
-        terms.append(replace(term, axes=tuple(axes), factors=(*term.factors, factor)))
-    return through(op, build, 0, form, tuple(terms))
-
-
-def _dimension(op: Op, rank: int) -> int | None:
-    if op.kind in ("flip", "roll"):
-        dims = op.args[1 if op.kind == "flip" else 2] if len(op.args) > (1 if op.kind == "flip" else 2) else None
-        return dims[0] % rank if isinstance(dims, tuple) and len(dims) == 1 and isinstance(dims[0], int) else None
-    if op.kind in ("constant_pad_nd", "pad"):
-        widths = op.args[1]
-        fill = op.args[2] if len(op.args) > 2 else 0
-        return (
-            rank - 1
-            if isinstance(widths, tuple) and len(widths) == 2 and fill in (0, None) and op.kind != "pad"
-            else None
-        )
-    dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
-    return dim % rank if isinstance(dim, int) else None
-
-
-def _along_axis_zero(op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
-    if op.kind == "flip":
-        return (args[0], (0,))
-    if op.kind == "roll":
-        return (args[0], args[1], (0,))
-    if op.kind == "constant_pad_nd":
-        widths = args[1]
-        assert isinstance(widths, tuple)
-        return (args[0], (0, 0, *widths), 0.0)
-    return (args[0], 0, *args[2:])
-
-
-@rule("cat", "stack")
+@rule("cat", "stack", semirings=ALL)
 def _cat(op: Op, build: Builder) -> Form | Refusal:
     items, shape = op.args[0], shape_of(op)
     assert isinstance(items, tuple) and isinstance(op.type, Type)
@@ -220,7 +160,7 @@ def _cat(op: Op, build: Builder) -> Form | Refusal:
     dim %= len(shape)
     total = shape[dim]
     if not isinstance(total, int):
-        return Refusal("LR1299", op.result, f"no rule for `{op.kind}` to an unknown length")
+        return unknown_length(op)
     terms: list[Term] = []
     offsets: list[Arg] = []
     start = 0
@@ -232,29 +172,19 @@ def _cat(op: Op, build: Builder) -> Form | Refusal:
         offsets.append(item if form is None else form.offset)
         if form is not None:
             # rows start .. start + width of eye(total) put the item in its place
-            whole = build.make("eye", (total,), Type(op.type.dtype, (total, total)), (("dtype", dtype_of(op)),))
-            rows = build.make("slice", (whole, 0, start, start + width), Type(op.type.dtype, (width, total)))
+            unit = build.make("eye", (total,), Type(op.type.dtype, (total, total)), (("dtype", dtype_of(op)),))
+            rows = build.make("slice", (unit, 0, start, start + width), Type(op.type.dtype, (width, total)))
+            assert isinstance(rows, Use)
             for term in form.terms:
                 out = build.labels.axis(total)
                 axes = list(term.axes)
                 if op.kind == "stack":
                     axes.insert(dim, ())
-                factor = Factor(rows, (axes[dim], out))
+                factor = Factor(build.indicator(rows), (axes[dim], out))
                 axes[dim] = out
-                terms.append(replace(term, axes=tuple(axes), factors=(*term.factors, factor)))
+                terms.append(term.times(factor, axes=tuple(axes)))
         start += width
     if all(o is None for o in offsets):
         return Form(tuple(terms))
-    zeros = [
-        build.make("zeros_like", (i,), build.type(i)) if o is None and build.form(i) is None else o
-        for i, o in zip(items, offsets, strict=True)
-    ]
-    if any(z is None for z in zeros):
-        filled = tuple(
-            build.make("new_zeros", (next(z for z in zeros if z is not None), build.type(i).shape), build.type(i))
-            if z is None
-            else z
-            for i, z in zip(items, zeros, strict=True)
-        )
-        return Form(tuple(terms), build.clone(op, (filled, *op.args[1:])))
-    return Form(tuple(terms), build.clone(op, (tuple(zeros), *op.args[1:])))
+    joined = tuple(whole(o, build.type(i), build) for o, i in zip(offsets, items, strict=True))
+    return Form(tuple(terms), build.clone(op, (joined, *op.args[1:])))

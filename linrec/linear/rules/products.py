@@ -15,6 +15,7 @@ from linrec.linear.rules.table import (
     scaled_by,
     shape_of,
     through,
+    whole,
 )
 from linrec.sizes import Dim
 
@@ -28,9 +29,7 @@ def _mul(op: Op, build: Builder) -> Form | Refusal:
     other, shape = op.args[1 - place], shape_of(op)
     terms = []
     for term in broadcast(form, build.type(op.args[place]).shape, shape, build):
-        scaled = scaled_by(term, other, shape, build)
-        assert scaled is not None
-        terms.append(scaled)
+        terms.append(scaled_by(term, other, build))
     return through(op, build, place, form, tuple(terms))
 
 
@@ -46,9 +45,7 @@ def _div(op: Op, build: Builder) -> Form | Refusal:
     assert form is not None
     terms = []
     for term in broadcast(form, build.type(op.args[0]).shape, shape, build):
-        scaled = scaled_by(term, op.args[1], shape, build, inverse=True)
-        assert scaled is not None
-        terms.append(scaled)
+        terms.append(scaled_by(term, op.args[1], build, inverse=True))
     return through(op, build, 0, form, tuple(terms))
 
 
@@ -61,16 +58,54 @@ def _addcmul(op: Op, build: Builder) -> Form | Refusal:
             return replace(form, op=op.result)
     else:
         form = Form((), build.make("mul", op.args[1:3], build.type(op.args[1])))
-    scale = dict(op.attrs).get("value", 1)
-    base = build.form(op.args[0])
-    terms = tuple(t if scale == 1 else replace(t, factors=(*t.factors, Factor(scale))) for t in form.terms)
-    own = () if base is None else broadcast(base, build.type(op.args[0]).shape, shape_of(op), build)
-    left = op.args[0] if base is None else base.offset
+    return _plus_scaled(op, build, op.args[0], form)
+
+
+def _plus_scaled(op: Op, build: Builder, base: Arg, form: Form) -> Form:
+    """base + value * form, `value` being the operator's attribute."""
+    scale, own = dict(op.attrs).get("value", 1), build.form(base)
+    terms = tuple(t if scale == 1 else t.times(Factor(scale)) for t in form.terms)
+    first = () if own is None else broadcast(own, build.type(base).shape, shape_of(op), build)
+    left = base if own is None else own.offset
     offset = left if form.offset is None else form.offset if left is None and scale == 1 else None
     if form.offset is not None and (left is not None or scale != 1):
         assert isinstance(op.type, Type)
         offset = build.make("add", (0 if left is None else left, form.offset), op.type, (("alpha", scale),))
-    return Form((*own, *terms), offset)
+    return Form((*first, *terms), offset)
+
+
+@rule("addcdiv")
+def _addcdiv(op: Op, build: Builder) -> Form | Refusal:
+    # a + value * b / c
+    quotient = Op(f"{op.result}.quotient", "div", op.args[1:3], (), op.type, op.time, (), op.source)
+    depends = [build.form(a) for a in op.args[1:3]]
+    assert isinstance(op.type, Type)
+    if depends == [None, None]:
+        form: Form | Refusal = Form((), build.make("div", op.args[1:3], op.type))
+    else:
+        form = _div(quotient, build)
+    if isinstance(form, Refusal):
+        return replace(form, op=op.result)
+    return _plus_scaled(op, build, op.args[0], form)
+
+
+@rule("batch_norm")
+def _batch_norm(op: Op, build: Builder) -> Form | Refusal:
+    # with fixed statistics: y[b, c, ...] = (x - mean[c]) w[c] / sqrt(var[c] + eps) + bias[c]
+    _, weight, _, _, variance, training = op.args[:6]
+    form = build.form(op.args[0])
+    if training is not False or form is None or any(build.form(a) is not None for a in op.args[1:5]):
+        return Refusal(
+            "LR1205", op.result, "`batch_norm` normalises the state by statistics of the call",
+            "apply it to the input or to the output, or call `eval()`",
+        )  # fmt: skip
+    channel = build.type(variance)
+    shifted = build.make("add", (variance, op.args[7]), channel)
+    scale = build.make("rsqrt", (shifted,), channel)
+    if weight is not None:
+        scale = build.make("mul", (scale, weight), channel)
+    terms = tuple(t.times(Factor(scale, (t.axes[1],))) for t in form.terms)
+    return Form(terms, build.clone(op, (whole(form.offset, build.type(op.args[0]), build), *op.args[1:])))
 
 
 @rule("linear")
@@ -176,7 +211,7 @@ def _addmm(op: Op, build: Builder) -> Form | Refusal:
 
 
 def _times(term: Term, number: Arg) -> Term:
-    return term if number == 1 else replace(term, factors=(*term.factors, Factor(number)))
+    return term if number == 1 else term.times(Factor(number))
 
 
 @rule("einsum")
@@ -192,7 +227,10 @@ def _einsum(op: Op, build: Builder) -> Form | Refusal:
     if "." in equation or any(len(set(p)) != len(p) for p in parts):
         return Refusal("LR1299", op.result, "no rule for `einsum` with `...` or a repeated index")
     if len(places) != 1:
-        return Refusal("LR1201", op.result, "`einsum` multiplies the state with itself")
+        return Refusal(
+            "LR1201", op.result, "`einsum` multiplies the state with itself",
+            "let one of the two be computed from the input",
+        )  # fmt: skip
     (place,) = places
     form = build.form(operands[place])
     assert form is not None

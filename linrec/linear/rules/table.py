@@ -7,13 +7,15 @@ test would take `round` and `detach` for linear). Adding an operator is adding a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.linear.rules.refused import REFUSED
+from linrec.linear.semirings import SUM, Semiring
 from linrec.sizes import Dim
 
 
@@ -21,6 +23,7 @@ class Builder(Protocol):
     """What a rule may ask of the analysis."""
 
     labels: Labels
+    semiring: Semiring
 
     def form(self, arg: Arg) -> Form | None:
         """The form of an argument, or None if it does not depend on the state."""
@@ -34,17 +37,24 @@ class Builder(Protocol):
     def make(self, kind: str, args: tuple[Arg, ...], type_: Type, attrs: tuple[tuple[str, Arg], ...] = ()) -> Arg:
         """A new op on values that do not depend on the state."""
 
+    def filled(self, value: Arg, type_: Type) -> Arg:
+        """A tensor of one number."""
+
+    def indicator(self, matrix: Use) -> Use:
+        """Zeros and ones of numbers as those of the semiring."""
+
 
 Rule = Callable[[Op, Builder], Form | Refusal]
-RULES: dict[str, Rule] = {}
+RULES: dict[tuple[str, str], Rule] = {}  # (semiring, operator) -> rule
 
 
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators."""
+def rule(*kinds: str, semirings: Iterable[Semiring] = (SUM,)) -> Callable[[Rule], Rule]:
+    """Register a rule for operators; most are about one semiring, those that only move numbers about all."""
 
     def add(function: Rule) -> Rule:
-        for kind in kinds:
-            RULES[kind] = function
+        for semiring in semirings:
+            for kind in kinds:
+                RULES[semiring.name, kind] = function
         return function
 
     return add
@@ -52,54 +62,16 @@ def rule(*kinds: str) -> Callable[[Rule], Rule]:
 
 def apply(op: Op, build: Builder) -> Form | Refusal:
     """The form of `op`, whose arguments include values that depend on the state."""
-    found = RULES.get(op.kind)
+    found = RULES.get((build.semiring.name, op.kind))
     if found is not None:
         result = found(op, build)
         if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
             return Refusal("LR1298", op.result, f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths")
         return result
-    for code, (kinds, reason, help_) in _REFUSED.items():
-        if op.kind in kinds:
+    for code, (kinds, reason, help_) in REFUSED.items():
+        if op.kind in kinds.split():
             return Refusal(code, op.result, reason.format(op.kind), help_)
     return Refusal("LR1299", op.result, f"no rule says what `{op.kind}` does to the state")
-
-
-_REFUSED: dict[str, tuple[frozenset[str], str, str]] = {
-    "LR1204": (
-        frozenset(
-            "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow square abs "
-            "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid reciprocal erf "
-            "sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign".split()
-        ),
-        "the state passes through `{}`",
-        "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
-    ),
-    "LR1205": (
-        frozenset("dropout native_dropout batch_norm native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout instance_norm".split()),
-        "`{}` acts on the state, and differs from call to call",
-        "apply it to the input or to the output",
-    ),
-    "LR1206": (
-        frozenset(["detach"]),
-        "`{}` cuts the gradient through the state, so values would be linear but gradients would not",
-        "drop it, or detach what is read from the state",
-    ),
-    "LR1207": (
-        frozenset("gt lt ge le eq ne where_state isnan logical_not logical_and logical_or heaviside".split()),
-        "the state is compared with `{}`",
-        "compute the condition from the input",
-    ),
-    "LR1208": (
-        frozenset("round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix hardshrink softshrink nan_to_num".split()),
-        "the state is rounded or bounded by `{}`",
-        "bound what is read from the state instead",
-    ),
-    "LR1209": (
-        frozenset("softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm linalg_vector_norm normalize std var logsumexp amax amin max min argmax cummax cumprod prod logcumsumexp".split()),
-        "the state is normalised or reduced by `{}`",
-        "normalise the input, or what is read from the state",
-    ),
-}  # fmt: skip
 
 
 def aligned(
@@ -120,15 +92,15 @@ def broadcast(form: Form, shape: tuple[Dim, ...], target: tuple[Dim, ...], build
     return tuple(replace(t, axes=aligned(t.axes, shape, target, build)) for t in form.terms)
 
 
-def scaled_by(term: Term, value: Arg, target: tuple[Dim, ...], build: Builder, *, inverse: bool = False) -> Term | None:
-    """The term times a coefficient that broadcasts against it; None if their axes are cut differently."""
+def scaled_by(term: Term, value: Arg, build: Builder, *, inverse: bool = False) -> Term:
+    """The term times a coefficient that broadcasts against it."""
     if not isinstance(value, Use):
-        return replace(term, factors=(*term.factors, Factor(value, (), inverse)))
+        return term.times(Factor(value, (), inverse))
     shape = build.type(value).shape
     axes: list[Axis] = []
     for size, axis in zip(shape, term.axes[len(term.axes) - len(shape) :], strict=True):
         axes.append(() if size == 1 else axis)
-    return replace(term, factors=(*term.factors, Factor(value, tuple(axes), inverse)))
+    return term.times(Factor(value, tuple(axes), inverse))
 
 
 def shape_of(op: Op) -> tuple[Dim, ...]:
@@ -149,10 +121,54 @@ def one_state(op: Op, build: Builder, *places: int) -> tuple[int, Form] | Refusa
 
 def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, ...]) -> Form:
     """Terms mapped by a linear operator, and the offset by the operator itself."""
-    if form.offset is None:
-        return Form(terms)
-    args = tuple(form.offset if i == place else a for i, a in enumerate(op.args))
-    return Form(terms, build.clone(op, args))
+    return Form(terms, offset_through(op, build, place, form))
+
+
+_BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2, "bilinear": 3}  # where an operator has one
+_ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias contiguous float double positive real imag _conj".split())
+
+
+def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:
+    """What the operator makes of the offset; of zero, where it adds a bias of its own."""
+    bias, offset = _BIAS.get(op.kind, len(op.args)), form.offset
+    if offset is None and (bias >= len(op.args) or op.args[bias] is None):
+        return None
+    given = build.type(op.args[place])
+    if op.kind not in _ELEMENTWISE:
+        offset = whole(offset, given, build)
+    args = tuple(offset if i == place else a for i, a in enumerate(op.args))
+    if op.kind not in _ELEMENTWISE:
+        return build.clone(op, args)
+    assert isinstance(op.type, Type)
+    return build.make(
+        op.kind, numbered(args, op.type.dtype, build), Type(op.type.dtype, joined_shape(args, build)), op.attrs
+    )
+
+
+def joined_shape(args: Iterable[Arg], build: Builder) -> tuple[Dim, ...]:
+    """The shape that values broadcast to: an offset may be smaller than the value it belongs to."""
+    shapes = [build.type(a).shape for a in args if isinstance(a, Use)]
+    rank = max(map(len, shapes), default=0)
+    joined: list[Dim] = [1] * rank
+    for shape in shapes:
+        for i, d in enumerate(shape, rank - len(shape)):
+            joined[i] = d if joined[i] == 1 else joined[i]
+    return tuple(joined)
+
+
+def numbered(args: tuple[Arg, ...], dtype: str, build: Builder) -> tuple[Arg, ...]:
+    """The arguments with a tensor in the first place, as most operators want it."""
+    if isinstance(args[0], int | float | complex) and not isinstance(args[0], bool):
+        return (build.filled(args[0], Type(dtype, ())), *args[1:])
+    return args
+
+
+def whole(offset: Arg, type_: Type, build: Builder) -> Arg:
+    """An offset in full: None is zero, and what is a number or repeats along an axis is written out."""
+    if isinstance(offset, Use) and build.type(offset).shape == type_.shape:
+        return offset
+    filled = build.filled(build.semiring.zero if offset is None else build.semiring.one, type_)
+    return filled if offset is None else build.make(build.semiring.times, (filled, offset), type_)
 
 
 def dtype_of(op: Op) -> Arg:

@@ -1,0 +1,82 @@
+"""Scans over (max, +), (min, +) and (logsumexp, +), and the local derivatives of their operators.
+
+The scans have no gradient of their own: that is an ordinary (+, x) recurrence of local derivatives at the states
+that they found (linrec/linear/tropical.py), exact where several paths tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from linrec.kernels.scan import Apply, scan
+
+_PLUS: dict[str, tuple[Apply, float]] = {
+    "max-plus": (torch.maximum, float("-inf")),
+    "min-plus": (torch.minimum, float("inf")),
+    "log-sum-exp": (torch.logaddexp, float("-inf")),
+}
+
+
+def semiring_scan(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """All states of s[k] = a[k] + s[k-1] (plus) b[k], elementwise: (T, e or 1s), (T, e), (e) -> (T, e)."""
+    plus, zero = _PLUS[name]
+    a, b, start = a.detach(), b.detach(), start.detach()
+    return scan(a, b, start, lambda x, s: _times(x, s, zero), plus)
+
+
+def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """The same with matrices: (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n); O(T n^3) operations."""
+    plus, zero = _PLUS[name]
+
+    def apply(x: Tensor, s: Tensor) -> Tensor:
+        # sum over j of x[i, j] + s[j, k]; n calls keep the memory at that of the result
+        total = _times(x[..., :, :1], s[..., :1, :], zero)
+        for j in range(1, x.shape[-1]):
+            total = plus(total, _times(x[..., :, j : j + 1], s[..., j : j + 1, :], zero))
+        return total
+
+    a, b, start = a.detach(), b.detach(), start.detach()
+    return scan(a, b.unsqueeze(-1), start.unsqueeze(-1), apply, plus).squeeze(-1)
+
+
+def _times(a: Tensor, s: Tensor, zero: float) -> Tensor:
+    # zero absorbs, infinities of the other sign included
+    return torch.where(a == zero, zero, a + s)
+
+
+def semiring_tangent(x: Tensor) -> Tensor:
+    """Zero, with the gradient of x."""
+    return torch.where(torch.isfinite(x), x - x.detach(), torch.zeros_like(x))
+
+
+def semiring_weight(kind: str, a: Tensor, b: Tensor) -> Tensor:
+    """The derivative of `kind`(a, b) by a: as torch has it, halves where two are equal."""
+    if kind == "logaddexp":
+        return torch.sigmoid(a - b)
+    first = a > b if kind == "maximum" else a < b
+    return (first + 0.5 * (a == b)).to(torch.result_type(a, b))
+
+
+def semiring_bound(kind: str, x: Tensor, bound: Tensor | float) -> Tensor:
+    """The derivative of a bounded x by x: the bound wins `relu` where they are equal, and loses elsewhere."""
+    passed = x > bound if kind == "relu" else x >= bound if kind == "low" else x <= bound
+    return passed.to(x.dtype)
+
+
+def semiring_share(kind: str, x: Tensor, dims: Sequence[int]) -> Tensor:
+    """The derivative of a reduction by each of its elements: those that tie share for `amax` and `amin`."""
+    if kind == "logsumexp":
+        return torch.exp(x - torch.logsumexp(x, list(dims), keepdim=True))
+    axes = list(dims)
+    best = torch.amax(x, axes, keepdim=True) if kind == "amax" else torch.amin(x, axes, keepdim=True)
+    equal = (x == best).to(x.dtype)
+    return equal / equal.sum(axes, keepdim=True)
+
+
+def semiring_choice(kind: str, x: Tensor, dim: int) -> Tensor:
+    """The derivative of `max` or `min` along an axis: one where its index points."""
+    index = (torch.max if kind == "max" else torch.min)(x, dim, keepdim=True).indices
+    return torch.zeros_like(x).scatter(dim, index, 1.0)

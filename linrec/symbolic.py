@@ -1,0 +1,186 @@
+"""Symbols: a recurrence that was found in a program, as an equation on paper.
+
+Sequences are functions of n, tensors that do not vary are symbols by their names. Where the step multiplies by matrices,
+symbols and sequences do not commute and vectors are columns: h @ A.T is A h. With one sequence of order 1, or of order 2
+and commuting, what it does to each of its drives has a closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from linrec.api import _require_engine
+from linrec.errors import StateError
+from linrec.ir import Arg, Graph, Op, Type, Use
+
+n, z = sympy.Symbol("n", integer=True), sympy.Symbol("z")
+_MATRICES = frozenset({"matmul", "mm", "bmm", "linear", "addmm", "mv", "einsum"})
+# operators that give the same numbers another shape or type
+_SAME = frozenset(
+    "alias to _to_copy clone contiguous expand expand_as view reshape unsqueeze squeeze flatten unflatten".split()
+)
+_TURNED = frozenset({"numpy_T", "t", "mT", "transpose", "permute"})
+_FUNCTIONS = {
+    f.__name__.lower(): f for f in (sympy.tanh, sympy.exp, sympy.log, sympy.sin, sympy.cos, sympy.sqrt, sympy.sinh)
+}
+
+
+@dataclass(frozen=True)
+class Symbolic:
+    """`equations`, one for each state; `transfer` and `impulse` map each drive to a closed form where there is one.
+
+    With k steps between a drive and what it causes, `impulse` is a function of n = k and `transfer` its z-transform.
+    """
+
+    equations: tuple[sympy.Eq, ...]
+    transfer: dict[str, sympy.Expr]
+    impulse: dict[str, sympy.Expr]
+
+    def latex(self) -> str:
+        """The equations in LaTeX, one a line."""
+        return "\n".join(sympy.latex(e) for e in self.equations)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{e.lhs} = {e.rhs}" for e in self.equations)
+
+
+def to_sympy(net: Any, recurrence: str = "r0") -> Symbolic:
+    """The recurrence of that name (see `net.report`) of the program that was last compiled for `net`.
+
+    Raises StateError if `net` was not called or captured, and KeyError for a name that the report does not have.
+    """
+    compiled = _require_engine(net).program_for((), {})
+    found = {r.name: r for r in compiled.graph.recurrences}
+    if recurrence not in found:
+        raise KeyError(f"no recurrence is called {recurrence!r}; the report has {', '.join(found) or 'none'}")
+    graph = compiled.captured.graph
+    known = graph.by_name()
+    states = found[recurrence].states
+    if any(s not in known for s in states):
+        raise StateError(
+            "LR4005", f"the states of {recurrence} are made by the compiler, not by the program", help="see net.report"
+        )
+    writer = _Writer(graph, states, any(known[m].kind in _MATRICES for m in found[recurrence].members if m in known))
+    equations = tuple(sympy.Eq(writer.sequence(s)(n), writer.step(known[s]), evaluate=False) for s in states)
+    if len(equations) != 1 or found[recurrence].kind != "lti":
+        return Symbolic(equations, {}, {})
+    return Symbolic(equations, *_closed(equations[0], writer.sequence(states[0])))
+
+
+class _Writer:
+    def __init__(self, graph: Graph, states: tuple[str, ...], matrices: bool) -> None:
+        self.graph, self.by_name, self.states, self.commutes = graph, graph.by_name(), states, not matrices
+
+    def sequence(self, name: str) -> Any:
+        return sympy.Function(name) if self.commutes else sympy.Function(name, commutative=False)
+
+    def symbol(self, name: str) -> Any:
+        return sympy.Symbol(name, commutative=self.commutes)
+
+    def read(self, arg: Arg) -> Any:
+        """An argument as an expression."""
+        if isinstance(arg, tuple):
+            return sympy.Tuple(*map(self.read, arg))
+        if not isinstance(arg, Use):
+            return sympy.nsimplify(arg) if isinstance(arg, int | float) else sympy.Symbol(str(arg))
+        op = self.by_name.get(arg.name)
+        if op is None:
+            return self.symbol(arg.name)
+        if op.time is None:
+            return self.read(op.args[0]) if op.kind in _SAME else self.symbol(arg.name)
+        if arg.name in self.states or arg.delay:
+            return self.sequence(arg.name)(n - arg.delay)
+        return self.step(op)
+
+    def step(self, op: Op) -> Any:
+        """What an op computes at step n."""
+        if op.kind == "signal":
+            source = op.args[0]
+            while isinstance(source, Use) and (made := self.by_name.get(source.name)) and made.kind in _SAME | _TURNED:
+                source = made.args[0]
+            assert isinstance(source, Use)
+            return self.sequence(source.name)(n)
+        if op.kind in ("matmul", "mm"):
+            return self._turned(op.args[1]) * self.read(op.args[0])
+        if op.kind == "linear":
+            product = self.read(op.args[1]) * self.read(op.args[0])
+            return product + self.read(op.args[2]) if len(op.args) > 2 and op.args[2] is not None else product
+        args = [self.read(a) for a in op.args]
+        if op.kind in _SAME:
+            return args[0]
+        if op.kind in ("add", "sub"):
+            factor = self.read(dict(op.attrs).get("alpha", 1))
+            return args[0] + (factor if op.kind == "add" else -factor) * args[1]
+        if op.kind == "rsub":
+            return args[1] - args[0]
+        if op.kind == "mul":
+            return args[0] * args[1]
+        if op.kind == "div":
+            return args[0] / args[1]
+        if op.kind == "select" and isinstance(args[0], sympy.core.function.AppliedUndef):
+            return self._channel(op, args[0])
+        if op.kind == "neg":
+            return -args[0]
+        if op.kind == "pow":
+            return args[0] ** args[1]
+        return _FUNCTIONS.get(op.kind, self.sequence(op.kind))(*args)
+
+    def _channel(self, op: Op, whole: Any) -> Any:
+        """One channel of a sequence, under its name if it is the only one."""
+        source, dim, index = op.args
+        made = self.by_name[source.name].type if isinstance(source, Use) else None
+        only = isinstance(made, Type) and isinstance(dim, int) and made.shape[dim] == 1
+        name = str(whole.func) if only else f"{whole.func}_{index}"
+        return self.sequence(name)(whole.args[0])
+
+    def _turned(self, arg: Arg) -> Any:
+        """The transpose of a matrix that does not vary."""
+        op = self.by_name.get(arg.name) if isinstance(arg, Use) else None
+        if op is not None and op.time is None and op.kind in _TURNED:
+            return self.read(op.args[0])
+        return self.symbol(f"{self.read(arg)}^T")
+
+
+def _closed(equation: sympy.Eq, state: Any) -> tuple[dict[str, sympy.Expr], dict[str, sympy.Expr]]:
+    """Transfer functions and impulse responses of x(n) = sum a_k x(n - k) + sum b_j u_j(n)."""
+    back: dict[int, Any] = {}
+    drives: dict[str, Any] = {}
+    for term in sympy.Add.make_args(sympy.expand(equation.rhs)):
+        functions = term.atoms(sympy.core.function.AppliedUndef)
+        if len(functions) != 1:
+            return {}, {}
+        (f,) = functions
+        factor = _factor(term, f)
+        if factor is None or (f.func != state and f.args[0] != n):
+            return {}, {}
+        if f.func == state:
+            lag = int(n - f.args[0])
+            back[lag] = back.get(lag, 0) + factor
+        else:
+            drives[str(f.func)] = drives.get(str(f.func), 0) + factor
+    commutes = all(a.is_commutative for a in back.values())
+    if not back or max(back) > 2 or (max(back) == 2 and not commutes):
+        return {}, {}
+    polynomial = 1 - sum(a * z**-k for k, a in back.items())
+    transfer = {u: polynomial**-1 * b for u, b in drives.items()}
+    first, second = back.get(1, sympy.Integer(0)), back.get(2, sympy.Integer(0))
+    if second == 0:
+        return transfer, {u: first**n * b for u, b in drives.items()}
+    # poles p, q of z^2 - a_1 z - a_2: the response is (p^(n+1) - q^(n+1)) / (p - q)
+    root = sympy.sqrt(first**2 + 4 * second)
+    if root == 0:
+        return transfer, {u: (n + 1) * (first / 2) ** n * b for u, b in drives.items()}
+    p, q = (first + root) / 2, (first - root) / 2
+    return transfer, {u: b * (p ** (n + 1) - q ** (n + 1)) / root for u, b in drives.items()}
+
+
+def _factor(term: Any, f: Any) -> Any | None:
+    """What stands before `f` in a product; None if it does not stand there once and last."""
+    factors = list(sympy.Mul.make_args(term))
+    if factors.count(f) != 1 or (not f.is_commutative and factors[-1] != f):
+        return None
+    factors.remove(f)
+    return sympy.Mul(*factors)
