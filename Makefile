@@ -37,8 +37,8 @@ fix: .venv/stamp  ## format and repair what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/stamp  ## run every benchmark
-	set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+bench: .venv/stamp  ## every structure beside its loop, hand-written forms and bare work
+	$(BIN)/python benchmarks/bench_forms.py --json out/bench.json --plot out/bench.png
 
 clean:  ## remove .venv and everything made
 	rm -rf .venv build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -52,7 +52,7 @@ PINS = $(BIN)/pip list --format=freeze | awk -F== \
 	NR == FNR { have[plain($$1)]; next } !(plain($$1) in have)' - constraints.txt
 endif
 
-.venv/stamp: pyproject.toml constraints.txt
+.venv/stamp: pyproject.toml constraints.txt setup.py $(wildcard linrec/native/*.c linrec/native/*.h)
 	$(PYTHON) -m venv $(VENV_FLAGS) .venv
 	$(PINS) > .venv/constraints.txt
 	$(BIN)/pip install --quiet -c .venv/constraints.txt -e '.[dev]'

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linrec.api import compile, explain, recurrent, report
+    from linrec.api import compile, explain, export_step, recurrent, report, source, step_source, stream
     from linrec.compiler import disabled
     from linrec.declared import diagram, equations, filter, system
     from linrec.drawing import draw, to_networkx
@@ -31,15 +31,19 @@ if TYPE_CHECKING:
     )
     from linrec.frontends.step import Recurrent, scan
     from linrec.reports import Recurrence, Report
+    from linrec.states import state_index
     from linrec.symbolic import to_sympy
 
 _HOME = {
-    **dict.fromkeys(("compile", "explain", "recurrent", "report"), "linrec.api"),
+    **dict.fromkeys(
+        ("compile", "explain", "export_step", "recurrent", "report", "source", "step_source", "stream"), "linrec.api"
+    ),
     "disabled": "linrec.compiler",
     **dict.fromkeys(("diagram", "equations", "filter", "system"), "linrec.declared"),
     **dict.fromkeys(("draw", "to_networkx"), "linrec.drawing"),
     "to_sympy": "linrec.symbolic",
     **dict.fromkeys(("Recurrent", "scan"), "linrec.frontends.step"),
+    "state_index": "linrec.states",
     **dict.fromkeys(("Report", "Recurrence"), "linrec.reports"),
     **dict.fromkeys(
         ("LinrecError", "CaptureError", "DeclarationError", "NotLinearError", "ShapeError", "StateError", "NumericsError",
@@ -68,10 +72,15 @@ __all__ = [
     "draw",
     "equations",
     "explain",
+    "export_step",
     "filter",
     "recurrent",
     "report",
     "scan",
+    "source",
+    "state_index",
+    "step_source",
+    "stream",
     "system",
     "to_networkx",
     "to_sympy",

@@ -11,7 +11,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -19,6 +19,12 @@ from torch import nn
 from linrec.compiler import Engine, Options
 from linrec.reports import Report
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from linrec.streaming import Stream
+
+STATE_WORDS = frozenset({"state", "return_state", "lengths", "reset_mask"})
 F = TypeVar("F", bound=Callable[..., Any])
 _ENGINE = "_linrec_engine"
 _classes: dict[type, type] = {}
@@ -47,7 +53,10 @@ def compile(
 
     Returns:
         A function for a function, a new module for a module, the class itself for a class. `.report` holds what was
-        found, `.recurrent()` makes the recurrent form.
+        found, `.recurrent()` makes the recurrent form, `.stream(batch)` one that keeps its state, `.export_step()` a
+        torch.export program, `.source()` and `.step_source()` plain PyTorch text. A call also takes `state=` (start
+        from there), `return_state=True` (return the state too), `lengths=` (B,) and `reset_mask=` (B, T), unless the
+        program has parameters of those names.
 
     The first call with arguments of a kind captures, proves and rewrites the program: a few tenths of a second,
     whatever the length. Raises ValueError for unknown options and TypeError for what is not callable.
@@ -89,6 +98,51 @@ def recurrent(model: Any, *example_inputs: Any, **example_kwargs: Any) -> nn.Mod
     return recurrent_form(engine, example_inputs, example_kwargs)
 
 
+def stream(model: Any, batch: int, *example_inputs: Any, **example_kwargs: Any) -> Stream:
+    """The recurrent form with its state kept inside, for `batch` rows: see `linrec.streaming.Stream`."""
+    from linrec.recurrence import recurrent_form
+    from linrec.streaming import Stream
+
+    return Stream(
+        recurrent_form(_engine_of(model) or _new_engine(model, Options()), example_inputs, example_kwargs), batch
+    )
+
+
+def source(model: Any, *example_inputs: Any, **example_kwargs: Any) -> str:
+    """The parallel form as a module of plain PyTorch: `forward(weights, *tensors)`, weights as in the state_dict.
+
+    Of the last call, or for example inputs. Raises StateError (LR4005) if the program was not captured.
+    """
+    from linrec.plain import forward_source
+
+    engine = _engine_of(model) or _new_engine(model, Options())
+    return forward_source(engine, engine.program_for(example_inputs, example_kwargs))
+
+
+def step_source(model: Any, *example_inputs: Any, **example_kwargs: Any) -> str:
+    """The recurrent form as a module of plain PyTorch: `first(weights, *tensors)`, `step(weights, *tensors, state)`.
+
+    Raises StateError where there is no recurrent form, or no single step that tells all (LR4007).
+    """
+    from linrec.plain import step_source as written
+    from linrec.recurrence import recurrent_form
+
+    engine = _engine_of(model) or _new_engine(model, Options())
+    return written(engine, recurrent_form(engine, example_inputs, example_kwargs).program)
+
+
+def export_step(model: Any, file: str | None = None, *example_inputs: Any, **example_kwargs: Any) -> ExportedProgram:
+    """One step as a torch.export program with a dynamic batch, `(x_t, *state) -> (y_t, *state)`; to `file` as ONNX.
+
+    ONNX needs `pip install linrec[export]`. Raises StateError where there is no single step (LR4007).
+    """
+    from linrec.export import export_step as exported
+    from linrec.recurrence import recurrent_form
+
+    engine = _engine_of(model) or _new_engine(model, Options())
+    return exported(recurrent_form(engine, example_inputs, example_kwargs).program, file)
+
+
 # functions -------------------------------------------------------------------------------------------
 
 
@@ -101,7 +155,7 @@ class _CompiledFunction:
         self._linrec_engine = Engine(function, getattr(function, "__qualname__", type(function).__name__), options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._linrec_engine(args, kwargs)
+        return _called(self._linrec_engine, args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -110,10 +164,6 @@ class _CompiledFunction:
     def report(self) -> Report:
         """What was found."""
         return self._linrec_engine.report
-
-    def recurrent(self, *example_inputs: Any, **example_kwargs: Any) -> nn.Module:
-        """The recurrent form."""
-        return recurrent(self, *example_inputs, **example_kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_function, (self.__wrapped__, self._linrec_engine.options)
@@ -127,12 +177,23 @@ def _rebuild_function(function: Callable[..., Any], options: Options) -> _Compil
 
 
 def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _module_engine(self)(args, kwargs)
+    return _called(_module_engine(self), args, kwargs)
 
 
-def _recurrent(self: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> nn.Module:
-    """The recurrent form: an nn.Module that shares the parameters."""
-    return recurrent(self, *example_inputs, **example_kwargs)
+def _called(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call; the keywords about the state are ours unless the program has parameters of those names."""
+    if kwargs and not STATE_WORDS.isdisjoint(kwargs):
+        theirs = inspect.signature(engine.function).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+            given = {word: kwargs.pop(word) for word in STATE_WORDS - theirs.keys() if word in kwargs}
+            if any(value is not None and value is not False for value in given.values()):
+                from linrec.recurrence import run_with_state
+
+                return run_with_state(
+                    engine, args, kwargs, given.get("state"), bool(given.get("return_state")), given.get("lengths"),
+                    given.get("reset_mask"),
+                )  # fmt: skip
+    return engine(args, kwargs)
 
 
 def _module_engine(module: nn.Module) -> Engine:
@@ -167,11 +228,7 @@ def _compile_module(model: nn.Module, options: Options) -> nn.Module:
     forward = state.pop("forward", None)
     new.__dict__.update(state)
     function = type(model).forward.__get__(new) if forward is None else forward
-    names = {
-        n
-        for n in ("report", "recurrent", "original")
-        if n in state["_modules"] or n in state["_parameters"] or n in state["_buffers"]
-    }
+    names = {n for n in _MEMBERS if n in state["_modules"] or n in state["_parameters"] or n in state["_buffers"]}
     if names:  # the user's own names win over ours
         new.__class__ = _subclass(type(model), frozenset(names))
     vars(new)[_ENGINE] = Engine(function, type(model).__name__, options, new)
@@ -194,8 +251,7 @@ def _subclass(kind: type[nn.Module], hidden: frozenset[str] = frozenset()) -> ty
 
 
 def _add_members(target: type, users: type, hidden: frozenset[str] = frozenset()) -> None:
-    members = {"report": _Report(), "recurrent": _recurrent, "original": property(_original)}
-    for name, value in members.items():
+    for name, value in _MEMBERS.items():
         if not hasattr(users, name) and name not in hidden:
             setattr(target, name, value)
 
@@ -216,6 +272,21 @@ def _plain(kind: type[nn.Module], state: dict[str, Any]) -> nn.Module:
     plain = kind.__new__(kind)
     plain.__dict__.update(state)
     return plain
+
+
+# what a compiled module or function has besides what it had
+_MEMBERS: dict[str, Any] = {
+    "report": _Report(),
+    "recurrent": recurrent,
+    "original": property(_original),
+    "stream": stream,
+    "source": source,
+    "step_source": step_source,
+    "export_step": export_step,
+}
+for _name, _member in _MEMBERS.items():
+    if _name not in ("report", "original"):
+        setattr(_CompiledFunction, _name, _member)
 
 
 def _copy_of(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec import findings
+from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
 from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
@@ -84,6 +84,7 @@ class Compiled:
     metadata: list[tuple[Any, ...]]
     report: Report
     rejected: bool = False
+    example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
 
     def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
         """The named lengths of a call, None if its shapes are not ones this program holds for."""
@@ -139,6 +140,7 @@ class Engine:
     report: Report = field(default_factory=Report)
     captures: int = 0
     environment: Environment | None = None
+    stateful: Any = None  # the recurrent form behind calls with a state
     _spec: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
@@ -169,6 +171,14 @@ class Engine:
         if self.environment is None or self.module is None or self._modules_changed():
             self.environment = reachable(self.function)
         return self.environment
+
+    def environment_now(self) -> Environment:
+        """What the program reads besides its arguments, at this moment."""
+        return self._environment()
+
+    def rebound(self, module: torch.nn.Module) -> Engine:
+        """A fresh engine for another module of the same class."""
+        return Engine(self.function.__func__.__get__(module), self.name, self.options, module)  # type: ignore[attr-defined]
 
     def _modules_changed(self) -> bool:
         assert self.module is not None and self.environment is not None
@@ -210,8 +220,8 @@ class Engine:
         """The program for example inputs, or the last one made. Raises StateError if there is none."""
         if not args and not kwargs:
             made = [p for programs in self.programs.values() for p in programs]
-            if made:
-                return made[-1]
+            if made:  # the last one, but one that holds for any batch before one that does not
+                return max(enumerate(made), key=lambda item: (len(item[1].graph.sizes()), item[0]))[1]
             raise StateError(
                 "LR4005", f"{self.name} was not captured: {self.report.reason or 'it was not called yet'}",
                 help="call it once, or give example inputs: net.recurrent(x)",
@@ -339,11 +349,13 @@ class Engine:
         captured = capture(self.function, environment, args, kwargs, self.name)
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
+        compiled.example = _example(args, kwargs)
         fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
         if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
             # a form may exist once sizes other than time and batch are known
             special = replace(captured, graph=specialized(captured.graph, fixed))
-            return self.build(special, environment, tensors)
+            example, compiled = compiled.example, self.build(special, environment, tensors)
+            compiled.example = example
         return compiled
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
@@ -361,7 +373,7 @@ class Engine:
             if not (learned and get().requires_grad)
         )
         lengths = _solve(captured.graph, tensors)
-        context = Context(lengths, frozen, self.options.forms, superposition=superposition)
+        context = Context(lengths, frozen, self.options.forms, machine=calibration.load(), superposition=superposition)
         stages = Stages()
         graph = default_pipeline([stages]).run(captured.graph, context)
         passed = time.perf_counter()
@@ -426,6 +438,13 @@ class Engine:
                 found.note,
             )
         return True
+
+
+def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+    """Arguments without the numbers in their tensors."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    kept = [x.detach().new_empty(()).expand(x.shape) if isinstance(x, Tensor) else x for x in leaves]
+    return kept, spec
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -1,212 +1,208 @@
 """The recurrent form: a program run one step, or any number of steps, at a time.
 
-Both `step` and `forward` are made from the graph the parallel form is made from, with its state as an explicit
-input and output: forward by the same passes, step with every recurrence left sequential and T = 1. So a step
-equals the sequence, and splitting a sequence changes nothing.
+`step` and `forward` are made from the graph that the parallel form is made from, with its state as explicit inputs
+and outputs: forward by the same passes, step as one step of the graph as captured. So a step equals the sequence,
+and splitting a sequence changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from linrec.compiler import Compiled, Engine
-from linrec.constants import Cached
-from linrec.dtypes import LONG
-from linrec.emit.source import Program, emit
-from linrec.emit.stateful import Leaf, Stateful, stateful
+from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
-from linrec.ir import Graph
-from linrec.manager import Context, Pipeline
-from linrec.passes import default_pipeline
-from linrec.sizes import Size, evaluate
-
-State = dict[str, Tensor]
+from linrec.program import Recurring
+from linrec.ragged import run_ragged
+from linrec.states import State, check
 
 
-def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
+def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecurrentModule:
     """The recurrent form of an engine's program for these example inputs, or for those of its last call.
 
-    Raises StateError where there is none: a program that looks ahead (LR4003), whose first steps are special
+    Raises StateError where there is none: a program that looks ahead (LR4003), whose loops do not take each step
     (LR4004), or that could not be captured (LR4005).
     """
-    compiled = engine.program_for(args, kwargs)
-    return RecurrentModule(engine, compiled)
+    return RecurrentModule(engine, engine.program_for(args, kwargs))
 
 
-@dataclass
-class _Form:
-    """One emitted program with its cached constants."""
-
-    program: Program
-    constants: list[Cached]
-
-    @staticmethod
-    def of(graph: Graph, frozen: frozenset[str]) -> _Form:
-        program = emit(graph, frozen)
-        return _Form(program, [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants])
-
-    def __call__(self, *tensors: Any) -> tuple[Any, ...]:
-        outputs, _ = self.program.run(self.constants, *tensors)
-        return outputs  # type: ignore[no-any-return]
+def run_with_state(
+    engine: Engine, args: Any, kwargs: Any, state: Any, return_state: bool, lengths: Any, reset_mask: Any
+) -> Any:
+    """`net(x, state=..., return_state=..., lengths=..., reset_mask=...)`: the result, and the state if asked for."""
+    if engine.stateful is None:
+        engine.stateful = RecurrentModule(engine, engine.program_for(args, kwargs))
+    rnn: RecurrentModule = engine.stateful
+    if lengths is None and reset_mask is None:
+        result, after = rnn(*args, state=state, **kwargs)
+    else:
+        result, after = rnn.ragged(args, kwargs, state, lengths, reset_mask, return_state=return_state)
+    return (result, after) if return_state else result
 
 
 class RecurrentModule(nn.Module):
     """A program with its state in the open.
 
-    `step(x_t, state=None)` takes the original's arguments without their time axis and returns its outputs
-    without theirs, and the next state; `forward(x, state=None)` does the same for any number of steps, in
-    parallel form. A state is a dict of tensors, by the user's names; `state=None` starts afresh.
+    `step(x_t, state=None)` takes the original's arguments without their time axis and returns its outputs without
+    theirs, and the next state; `forward(x, state=None)` does the same for any number of steps, in parallel form. A
+    state is a dict of tensors, by the user's names; `state=None` starts afresh. A result that has no value yet
+    (the prediction before the first step) is None.
+
+    Parameters, buffers and submodules are the model's own: training it, casting it or loading weights into it
+    takes effect here at once. A step costs what one step of the program as written costs.
     """
 
     def __init__(self, engine: Engine, compiled: Compiled) -> None:
         super().__init__()
         if engine.module is not None:
-            # the parameters, buffers and submodules are the model's own
             for space in ("_parameters", "_buffers", "_modules"):
                 vars(self)[space] = vars(engine.module)[space]
             vars(self)["training"] = engine.module.training
-        captured = compiled.captured
-        program = _canonical(captured.graph)
-        self._program: Stateful = stateful(program)
-        self._getters: list[Callable[[], Any]] = compiled.getters
-        self._spec = captured.out_spec
-        sample = (
-            {i.name: get() for i, get in zip(program.inputs[-len(compiled.getters) :], compiled.getters, strict=True)}
-            if compiled.getters
-            else {}
-        )
-        frozen = frozenset(name for name, value in sample.items() if not value.requires_grad)
-        # called once a step or once a chunk, each form has inputs: arguments, captured tensors, state
-        self._start = _Form.of(_passed(self._program.initial, {}, frozen, "sequential"), frozen)
-        self._chunk = _Form.of(_passed(self._program.graph, {"T": 64}, frozen, engine.options.forms), frozen)
-        self._step = _Form.of(_passed(self._program.graph, {"T": 1}, frozen, "sequential"), frozen)
+        self._engine = engine
+        self._made: dict[Any, Recurring] = {}
+        self._current = self._make(compiled)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentModule:
+        engine = self._engine
+        if engine.module is not None:
+            module = copy.deepcopy(engine.module, memo)
+            engine = vars(module).get("_linrec_engine") or engine.rebound(module)
+        args, kwargs = self._current.example
+        return RecurrentModule(engine, engine.program_for(args, kwargs))
+
+    def train(self, mode: bool = True) -> RecurrentModule:
+        """As for any module; the model's own flag follows."""
+        super().train(mode)
+        if self._engine.module is not None and self._engine.module.training != mode:
+            self._engine.module.train(mode)
+        return self
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """What the state holds: names, shapes, and how far back each value is read."""
-        return self._program.leaves
+        """What the state holds: names, element types and shapes."""
+        return self._current.leaves
+
+    @property
+    def program(self) -> Recurring:
+        """The program that runs: its graphs, texts and state."""
+        return self._current
+
+    # running ---------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """Any number of steps, at least one, from `state`: (the original's outputs, the next state)."""
         tensors = self._tensors(args, kwargs)
-        for x, axis in zip(tensors, self._program.inputs, strict=False):
-            if axis is not None and x.shape[axis] == 0:
-                raise StateError("LR4002", "a chunk has at least one step, got none", help="skip empty chunks")
-        return self._advance(self._chunk, tensors, state)
+        program = self._fitting(tensors)
+        lengths = program.lengths(tensors, wide=True)
+        if lengths.get("T") == 0:
+            raise StateError("LR4002", "a chunk has at least one step, got none", help="skip empty chunks")
+        if state is not None and not program.is_warming(state):
+            check(state, program.leaves, lengths, tensors[0].device)
+        outputs, new = program.advance(tensors, state, lengths)
+        return program.shaped(outputs), new
 
     def step(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """One step from `state`: (the original's outputs without time axis, the next state)."""
-        if len(args) == 1 + len(self._arguments()) and state is None and isinstance(args[-1], dict):
-            args, state = args[:-1], args[-1]
-        tensors = self._tensors(args, kwargs)
-        wide: list[Tensor] = []
-        for x, axis, i in zip(tensors, self._program.inputs, self._program.graph.inputs, strict=False):
-            if axis is None:
-                wide.append(x)
-                continue
-            if x.dim() != len(i.type.shape) - 1:
-                raise StateError(
-                    "LR4002", f"step takes one step of {i.name}: {len(i.type.shape) - 1} axes, got {tuple(x.shape)}",
-                    help="leave out the time axis, or call the module itself to run many steps at once",
-                )  # fmt: skip
-            wide.append(x.unsqueeze(axis))
-        outputs, new = self._advance(self._step, wide, state, narrow=True)
-        return outputs, new
+        if kwargs or len(args) != self._current.arity:
+            if (
+                state is None
+                and len(args) == 1 + self._current.arity
+                and (args[-1] is None or isinstance(args[-1], dict))
+            ):
+                args, state = args[:-1], args[-1]
+            tensors = self._tensors(args, kwargs)
+        else:
+            tensors = args  # type: ignore[assignment]
+        current = self._current
+        if state is not None:
+            found = current.quick(tensors, state)
+            if found is not None:
+                return found
+        program = self._fitting(tensors)
+        lengths = program.lengths(tensors, wide=False)
+        if state is not None and not program.is_warming(state):
+            check(state, program.leaves, lengths, tensors[0].device)
+        if program.warmup and (state is None or program.is_warming(state)):
+            wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
+            outputs, new = program.advance(wide, state, {**lengths, "T": 1})
+            return program.shaped(program.narrowed(outputs)), new
+        outputs, new = program.take(tensors, state, lengths)
+        return program.shaped(outputs), new
 
     def init_state(self, *args: Any, **kwargs: Any) -> State:
-        """The state before the first step, for arguments with a time axis of any length."""
-        return self._initial(self._tensors(args, kwargs))
+        """The state before the first step: `init_state(batch)`, or for the arguments of a call.
 
-    def _arguments(self) -> list[str]:
-        return [i.name for i in self._program.graph.inputs if i.role == "input"]
+        Raises StateError (LR4006) if the first state comes from the first input: `state=None` then starts with it.
+        """
+        if len(args) == 1 and isinstance(args[0], int) and not kwargs:
+            return self._current.first_for_batch(args[0])
+        tensors = self._tensors(args, kwargs)
+        program = self._fitting(tensors)
+        return program.first(tensors, program.lengths(tensors, wide=True))
+
+    def first_state(self, args: Any, kwargs: Any, *, wide: bool) -> State:
+        """The state before the first step of a call; `wide` if its tensors have their time axes."""
+        tensors = self._tensors(args, kwargs)
+        program = self._fitting(tensors)
+        lengths = program.lengths(tensors, wide=wide)
+        if not wide:
+            tensors = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
+        return program.first(tensors, {**lengths, "T": 1})
+
+    def ragged(
+        self, args: Any, kwargs: Any, state: State | None, lengths: Any, reset_mask: Any, *, return_state: bool
+    ) -> tuple[Any, State | None]:
+        """A call with rows of different lengths, or that start afresh: see `linrec.ragged`."""
+        tensors = self._tensors(args, kwargs)
+        program = self._fitting(tensors)
+        if state is not None and not program.is_warming(state):
+            check(state, program.leaves, program.lengths(tensors, wide=True), tensors[0].device)
+        outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
+        return program.shaped(outputs), after
+
+    # which program ---------------------------------------------------------------------------------
 
     def _tensors(self, args: Any, kwargs: Any) -> list[Tensor]:
-        return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-
-    def _initial(self, tensors: list[Tensor]) -> State:
-        values = self._start(*tensors, *(get() for get in self._getters))
-        lengths = self._lengths(tensors)
-        return {
-            leaf.name: self._filled(leaf, value, tensors, lengths)
-            for leaf, value in zip(self.leaves, values, strict=True)
-        }
-
-    def _filled(self, leaf: Leaf, value: Any, tensors: list[Tensor], lengths: dict[str, int]) -> Tensor:
-        shape = [evaluate(d, lengths) for d in leaf.type.shape]
-        if isinstance(value, Tensor):
-            return value.expand(shape)
-        return torch.full(shape, value, dtype=getattr(torch, LONG[leaf.type.dtype]), device=tensors[0].device)
-
-    def _lengths(self, tensors: list[Tensor]) -> dict[str, int]:
-        lengths: dict[str, int] = {}
-        for x, i in zip(tensors, self._program.graph.inputs, strict=False):
-            for actual, dim in zip(x.shape, i.type.shape, strict=True):
-                if isinstance(dim, Size) and dim.terms == (((next(iter(dim.names)),), 1),):
-                    lengths.setdefault(next(iter(dim.names)), actual)
-        return lengths
-
-    def _advance(
-        self, form: _Form, tensors: list[Tensor], state: State | None, *, narrow: bool = False
-    ) -> tuple[Any, State]:
-        if len(tensors) != len(self._arguments()):
+        leaves = pytree.tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        names = self._current.names
+        if len(tensors) != len(names):
             raise StateError(
-                "LR4002", f"expected {len(self._arguments())} tensors ({', '.join(self._arguments())}), got {len(tensors)}",
-                help="give the arguments of the original, in their order",
+                "LR4002", f"expected {len(names)} tensors ({', '.join(names)}), got {len(tensors)}",
+                help="give the arguments of the original, in their order; the state by keyword",
             )  # fmt: skip
-        if state is None:
-            state = self._initial(tensors)
-        else:
-            self._check(state, tensors)
-        outputs = form(*tensors, *(get() for get in self._getters), *(state[leaf.name] for leaf in self.leaves))
-        count = len(self._program.outputs)
-        results = list(outputs[:count])
-        if narrow:
-            results = [
-                out.select(axis, 0) if isinstance(axis, int) and isinstance(out, Tensor) else out
-                for out, axis in zip(results, self._program.outputs, strict=True)
-            ]
-        new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
-        return pytree.tree_unflatten(results, self._spec), new
+        others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        if others and others != self._current.others:
+            self._take_others(others)
+        return tensors
 
-    def _check(self, state: State, tensors: list[Tensor]) -> None:
-        """Refuse a state that does not fit instead of broadcasting it."""
-        names = [leaf.name for leaf in self.leaves]
-        if not isinstance(state, dict) or sorted(state) != sorted(names):
-            held = sorted(state) if isinstance(state, dict) else type(state).__name__
+    def _take_others(self, others: list[Any]) -> None:
+        """Numbers, strings and flags other than those of the example: another program."""
+        if len(others) != len(self._current.others):
             raise StateError(
-                "LR4001",
-                f"the state holds {held}, expected {sorted(names)}",
-                help="pass on the state that the last step returned",
-            )
-        lengths = self._lengths(tensors)
-        for leaf in self.leaves:
-            value = state[leaf.name]
-            wanted = tuple(lengths.get(str(d), d) if isinstance(d, Size) else d for d in leaf.type.shape)
-            if tuple(value.shape) != wanted:
-                raise StateError(
-                    "LR4001", f"state '{leaf.name}' has shape {tuple(value.shape)}, this input needs {wanted}",
-                    help="use a state made for this batch, or state=None to start afresh",
-                )  # fmt: skip
-            if value.device != tensors[0].device:
-                raise StateError(
-                    "LR4001",
-                    f"state '{leaf.name}' is on {value.device}, the input on {tensors[0].device}",
-                    help="move it with .to(device)",
-                )
+                "LR4002", f"this form was made for the arguments {self._current.others}, got {others}",
+                help="make the recurrent form with the same arguments: net.recurrent(...)",
+            )  # fmt: skip
+        args, kwargs = self._current.example_as(self._current.kinds, others)
+        self._current = self._make(self._engine.program_for(args, kwargs))
 
+    def _make(self, compiled: Compiled) -> Recurring:
+        program = Recurring(compiled, self._engine)
+        self._made[program.key(program.kinds)] = program
+        return program
 
-def _canonical(graph: Graph) -> Graph:
-    """The captured graph, cleaned up: what the state is read off."""
-    context = Context()
-    passes = [p for p in default_pipeline().passes if p.name in ("canonicalize", "cse", "hoist", "dce")]
-    return Pipeline(passes).run(graph, context)
-
-
-def _passed(graph: Graph, lengths: dict[str, int], frozen: frozenset[str], forms: Any) -> Graph:
-    return default_pipeline().run(graph, Context(lengths, frozen, forms))
+    def _fitting(self, tensors: Sequence[Tensor]) -> Recurring:
+        """The program for these element types, and for the model as it is now."""
+        kinds = tuple((x.dtype, x.device) for x in tensors)
+        key = self._current.key(kinds)
+        found = self._made.get(key)
+        if found is None:
+            args, kwargs = self._current.example_as(kinds)
+            found = self._make(self._engine.program_for(args, kwargs))
+        self._current = found
+        return found

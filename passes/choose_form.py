@@ -12,11 +12,12 @@ from typing import ClassVar
 
 import networkx as nx
 
-from linrec.ir import Graph, Recurrence, Type
+from linrec.ir import Graph, Recurrence, Type, Use
 from linrec.linear.affine import Refusal
-from linrec.linear.cost import estimates, scan_estimates
+from linrec.linear.cost import estimates, matrix_estimates, scan_estimates
+from linrec.linear.rank_one import RankOne, rank_one_of
 from linrec.linear.system import GROUP, System, product, system_of
-from linrec.linear.varying import layout_of
+from linrec.linear.varying import Layout, layout_of
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, evaluate, names_of
 
@@ -47,13 +48,20 @@ class ChooseForm(Pass):
             )  # fmt: skip
         # integers form a ring modulo 2^n, in which a scan is exact; impulse responses are made of floating point
         exact = all(isinstance(t, Type) and t.dtype[0] in "iu" for t in types)
-        plain = recurrence.kind == "lti" and recurrence.semiring == "sum-product" and not exact
-        system = system_of(graph, recurrence) if plain else None
+        plain = recurrence.semiring == "sum-product" and not exact
+        if plain and wanted in ("auto", "chunked", "wy"):
+            rank_one = rank_one_of(graph, recurrence)
+            if isinstance(rank_one, RankOne) and (recurrence.kind == "ltv" or _reads_vary(rank_one)):
+                return self._matrix(graph, recurrence, rank_one, context)
+        system = system_of(graph, recurrence) if recurrence.kind == "lti" and plain else None
         if not isinstance(system, System) or wanted in ("scan", "associative"):
             return self._varying(graph, recurrence, context)
         final = is_final(graph, recurrence)
         context.sizes[recurrence.name] = sizes = sizes_of(system, context)
-        found = estimates(sizes, constant=is_frozen(system, context.frozen), final=final)
+        scans = system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout)
+        found = estimates(
+            sizes, constant=is_frozen(system, context.frozen), final=final, diagonal=scans, machine=context.machine
+        )
         context.costs[recurrence.name] = found
         names = [e.form for e in found if e.form != "sequential"]
         if wanted != "auto" and wanted not in names:
@@ -61,6 +69,22 @@ class ChooseForm(Pass):
         form = wanted if wanted in names else names[0]
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
+
+    def _matrix(self, graph: Graph, recurrence: Recurrence, found: RankOne, context: Context) -> Recurrence:
+        lengths = {**dict.fromkeys(graph.sizes(), 64), **context.lengths}
+        shape, trip = found.type.shape, graph.time(recurrence.time).trip
+        sizes = {
+            "E": evaluate(product([shape[i] for i in found.passing]), lengths),
+            "T": max(evaluate(trip, lengths), 1),
+            "k": evaluate(shape[found.key], lengths),
+            "v": evaluate(product([shape[i] for i in found.values]), lengths),
+            "r": len(found.updates),
+            "m": len(recurrence.members),
+        }
+        context.costs[recurrence.name] = matrix_estimates(sizes, found.form, machine=context.machine)
+        reads = ", ".join(f"%{r.out}" for r in found.reads)
+        context.remark("passed", recurrence.name, f"{found.form}: read as {reads}; %{found.state} is not stored")
+        return replace(recurrence, form=found.form)
 
     def _varying(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
         layout = layout_of(graph, recurrence)
@@ -95,9 +119,16 @@ class ChooseForm(Pass):
             "n": n,
             "m": len(recurrence.members),
         }
-        context.costs[recurrence.name] = scan_estimates(sizes, form)
+        context.costs[recurrence.name] = scan_estimates(sizes, form, machine=context.machine)
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
+
+
+def _reads_vary(found: RankOne) -> bool:
+    """Is the state read by something that changes from step to step? Else its impulse response would do."""
+    times = {op.result: op.time for op in found.graph.ops}
+    values = (f.value for r in found.reads for q, _ in r.queries for f in q)
+    return any(isinstance(v, Use) and times.get(v.name) is not None for v in values)
 
 
 def is_final(graph: Graph, recurrence: Recurrence) -> bool:

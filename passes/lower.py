@@ -1,8 +1,9 @@
 """Lower: replace each recurrence that has a parallel form by the ops of that form.
 
-Time-invariant recurrences become kernels on impulse responses (linrec/linear/invariant.py), time-varying ones
-scans (linrec/linear/varying.py), those over other semirings scans with gradients of their own
-(linrec/linear/tropical.py). What is left sequential stays a cycle. The records of recurrences stay, for the report.
+Matrices with rank-one updates become reads of states that are never stored (linrec/linear/matrix.py), other
+time-invariant recurrences kernels on impulse responses (linrec/linear/invariant.py), time-varying ones scans
+(linrec/linear/varying.py), those over other semirings scans with gradients of their own (linrec/linear/tropical.py).
+What is left sequential stays a cycle. The records of recurrences stay, for the report.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import ClassVar
 
 from linrec.ir import Graph
 from linrec.linear.invariant import lower_invariant
+from linrec.linear.matrix import lower_matrix
+from linrec.linear.rank_one import RankOne, rank_one_of
 from linrec.linear.system import System, system_of
 from linrec.linear.tropical import lower_tropical
 from linrec.linear.varying import lower_varying
@@ -31,8 +34,12 @@ class Lower(Pass):
         for recurrence in graph.recurrences:
             if recurrence.form in ("", "sequential") or not context.allows(recurrence.name):
                 continue
-            if recurrence.semiring != "sum-product":
+            plain = recurrence.semiring == "sum-product"
+            rank_one = rank_one_of(graph, recurrence) if plain and recurrence.form in ("chunked", "wy") else None
+            if not plain:
                 graph = lower_tropical(graph, recurrence)
+            elif isinstance(rank_one, RankOne):
+                graph = lower_matrix(rank_one, recurrence)
             elif recurrence.form in ("scan", "associative"):
                 graph = lower_varying(graph, recurrence)
             else:

@@ -112,3 +112,53 @@ class TestTame:
         have, _ = self.parts(w)
         assert torch.isfinite(have[:, :300]).all()
         assert torch.isnan(have[:, 300]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_convolution_goes_block_by_block(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of the batch and of the groups; first and second derivatives, mixed real and complex."""
+    for cached in (1, 300, 1500):
+        monkeypatch.setattr(lti, "_CACHED", cached)
+        w, a, g, c, d = system(3, 2, 2, 2, 33, dtype)
+        response = lti.lti_impulse(a, g, c, d, 33, False).detach().requires_grad_()
+        spectrum = lti.lti_spectrum(response, 33)
+        for drive in (w, w.detach().real.clone().requires_grad_()):
+            want = lti._convolved(drive, response, spectrum)
+            have = lti.lti_convolution(drive, response, spectrum, a, g, c, d, False)
+            torch.testing.assert_close(have, want, rtol=1e-12, atol=1e-12)
+            probe = torch.randn_like(want)
+            for one, other in zip(
+                torch.autograd.grad(have, (drive, response), probe, retain_graph=True),
+                torch.autograd.grad(want, (drive, response), probe, retain_graph=True),
+                strict=True,
+            ):
+                torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    w, a, g, c, d = (x.detach() for x in system(1, 2, 1, 2, 4))
+    k = lti.lti_impulse(a, g, c, d, 4, False).requires_grad_()
+
+    def run(w: Tensor, k: Tensor) -> Tensor:
+        return lti.lti_convolution(w, k, lti.lti_spectrum(k, 4), a, g, c, d, False)
+
+    torch.autograd.gradgradcheck(run, (w.requires_grad_(), k))
+    mine = torch.func.vmap(lti._convolved, (0, None, None))(torch.stack([w] * 2), k, lti.lti_spectrum(k, 4))
+    torch.testing.assert_close(mine[1], run(w, k))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    w, a, g, c, d = (x.detach().to(dtype) for x in system(2, 3, 1, 2, 200))
+    want = loop(*(x.double() for x in (w, a, g, c, d)))
+    response = lti.lti_impulse(a, g, c, d, 200, False)
+    spectrum = lti.lti_spectrum(response, 200)
+    final = lti.lti_final(w, lti.lti_reversed(response))
+    for have in (lti.lti_convolution(w, response, spectrum, a, g, c, d, False), lti.lti_chunked(w, a, g, c, d, False)):
+        assert have.dtype == dtype
+        assert (have.double() - want).abs().max() / want.abs().max() < 1e-2
+    assert final.dtype == dtype and (final[:, 0].double() - want[:, -1]).abs().max() / want.abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 29, 64, 65])
+def test_two_level_responses(count: int) -> None:
+    _, a, g, c, d = (x.detach() for x in system(2, 3, 2, 2, count))
+    want = [d, *(c @ torch.linalg.matrix_power(a, k) @ g for k in range(count - 1))]
+    torch.testing.assert_close(lti.lti_impulse(a, g, c, d, count, False), torch.stack(want), rtol=1e-11, atol=1e-12)

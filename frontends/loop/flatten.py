@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
-from linrec.frontends.loop.declared import MARKS, PREFIX
+from linrec.frontends.loop.declared import MARKS, PREFIX, is_mark
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Trace
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
@@ -449,11 +449,11 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
 
 
 def _read(ops: list[Op], flat: Flat) -> list[Op]:
-    """Ops that something returned depends on; random ones move the generator on."""
+    """Ops that something returned depends on, random ones, which move the generator on, and marks of scans."""
     needed = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
     kept: list[Op] = []
     for op in reversed(ops):
-        if op.result in needed or op.kind in RANDOM:
+        if op.result in needed or op.kind in RANDOM or is_mark(op):
             kept.append(op)
             needed |= {use.name for use in op.uses()}
     return kept[::-1]

@@ -6,16 +6,17 @@ from linrec.codes.code import Code
 
 CODES: dict[str, Code] = {
     "LR4001": Code(
-        "the state was made for another batch size",
+        "the state does not fit the input",
         """\
-Every leaf of a state starts with the batch axis, and that length must be the one of the input.
+A state belongs to one program, batch size, element type and device. Every leaf starts with the batch axis
+where the program has one, and that length must be the one of the input. Nothing is broadcast or cast.
 
     y, state = rnn(x8)                   # a batch of 8
     y, state = rnn(x4, state=state)      # a batch of 4
 
 Cure: start anew with state=None, or keep the rows that go on.
 
-    y, state = rnn(x4)
+    y, state = rnn(x4, state=linrec.state_index(state, [0, 2, 5, 7]))
 """,
     ),
     "LR4002": Code(
@@ -54,6 +55,48 @@ Cure: compile it for its parallel form, which looks ahead freely, or separate th
         return h
 
     y = linrec.compile(net)(x)
+""",
+    ),
+    "LR4006": Code(
+        "the first state is made from the first inputs",
+        """\
+A state before the first step exists without inputs only if it does not come from them.
+
+    h = x[:, 0]                          # the state starts as the first input
+    rnn.init_state(8)
+
+Cure: start with state=None, which takes the first input there is, or give the inputs.
+
+    y_t, state = rnn.step(x[:, 0])
+    state = rnn.init_state(x)
+""",
+    ),
+    "LR4007": Code(
+        "no single step describes the program",
+        """\
+What is exported or written out as a step must hold for every step, and for every weight. Here the first
+steps are special (a state that begins as None, a loop from 1), or a large tensor is not in the state_dict.
+
+    h = None
+    for t in range(x.shape[1]):
+        h = x[:, t] if h is None else a * h + x[:, t]
+
+Cure: start from a state before the first step; register tensors as buffers. `rnn.step` itself works either way.
+
+    h = torch.zeros_like(x[:, 0])
+""",
+    ),
+    "LR4008": Code(
+        "rows of the batch cannot be told apart",
+        """\
+`lengths`, `reset_mask` and `stream.reset(mask)` treat each row of the batch on its own. That needs a batch
+axis, no operator that mixes rows, and a state in which rows have no part in common (such as one count of
+steps for all).
+
+    x = (x - x.mean(0)) / x.std(0)       # every row depends on every other
+    net(x, lengths=n)
+
+Cure: normalise outside the model, or run the rows apart.
 """,
     ),
     "LR5001": Code(

@@ -27,7 +27,7 @@ def export(given: Graph, made: Graph, target: Target) -> str | dict[str, Any]:
     from linrec.manager import Context
 
     clean = optimize(given, ("canonicalize", "cse", "hoist", "dce"))
-    step = optimize(stateful(clean).graph, None, (), Context({"T": 1}, forms="sequential"))
+    step = optimize(stateful(clean).onward, None, (), Context({"T": 1}, forms="sequential"))
     return emit(step).text.rstrip("\n")
 
 

@@ -83,6 +83,8 @@ def _edges(graph: Graph, places: dict[str, tuple[int, int]]) -> Iterator[str]:
         for use in dict.fromkeys(op.all_uses()):
             a, b = places[use.name]
             ends = f'data-from="{escape(use.name)}" data-to="{escape(op.result)}"'
+            start: tuple[float, float]
+            end: tuple[float, float]
             if use.delay:
                 start, end = (a + WIDTH, b + HEIGHT // 2), (x + WIDTH, y + HEIGHT // 2)
                 bend = max(start[0], end[0]) + GAP_X

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from linrec.kernels import lti, maps, scan, semirings
+from linrec.kernels import lti, maps, matrix, scan, semirings
 
 KERNELS: dict[str, Callable[..., Any]] = {
     name: value
-    for module in (lti, maps, scan, semirings)
+    for module in (lti, maps, matrix, scan, semirings)
     for name, value in vars(module).items()
-    if name.startswith(("lti_", "map_", "scan_", "semiring_"))
+    if name.startswith(("lti_", "map_", "matrix_", "scan_", "semiring_"))
 }
 _resolved: dict[str, Callable[..., Any]] = {}
 
@@ -35,15 +35,6 @@ class Operator:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
-
-
-def operator(kind: str) -> Callable[..., Any]:
-    """The function that computes an op of this kind, a fresh one for each op: overloads differ by op."""
-    if kind in KERNELS:
-        return KERNELS[kind]
-    if kind == "tensor":
-        return torch.tensor
-    return Operator(kind)
 
 
 def shifted(signal: torch.Tensor, axis: int, delay: int, before: tuple[Any, ...], backward: bool) -> torch.Tensor:

@@ -11,25 +11,24 @@ a function of their own, whose result is kept as long as its inputs stay as they
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
 import torch
 
-from linrec.dtypes import LONG
-from linrec.emit.operators import KERNELS, carried, carried_list, operator, shifted
-from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order, uses_in
+from linrec.emit.loops import Loops
+from linrec.emit.operators import KERNELS
+from linrec.ir import Arg, Graph, Op, Type, Use, uses_in
 from linrec.linear.random import RANDOM
 from linrec.sizes import Dim, Size, names_of
 
-# operators that treat every axis before the ones they name alike: one more leading axis changes nothing
-_POINTWISE = frozenset(
-    "add sub rsub mul div neg abs exp log log1p expm1 sqrt rsqrt sin cos tanh sigmoid relu gelu silu softplus elu selu "
-    "leaky_relu pow square reciprocal lerp where clamp clamp_min clamp_max maximum minimum to sign round floor ceil "
-    "addcmul addcdiv detach clone conj real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
+# what costs more to compute than to compare: order d^3, or d^2 log d
+_DERIVED = frozenset(
+    "matrix_exp linalg_matrix_exp linalg_matrix_power matrix_power matmul mm bmm einsum linalg_solve "
+    "linalg_solve_triangular triangular_solve linalg_inv inverse linalg_cholesky cholesky linalg_qr linalg_eigh "
+    "linalg_svd fft_rfft fft_irfft fft_fft fft_ifft tensordot kron".split()
 )
 
 
@@ -53,30 +52,21 @@ class Program:
     namespace: dict[str, Any] = field(repr=False)
 
 
-def emit(graph: Graph, frozen: Collection[str] = ()) -> Program:
+def emit(graph: Graph, frozen: Collection[str] = (), *, keep_derived: bool = False) -> Program:
     """The graph as a function of all its inputs in order, returning (outputs, effects).
 
     `frozen` are the inputs that change rarely and need no gradient: what depends on them alone is kept.
+    `keep_derived` keeps products, factorisations and transforms of theirs too, not only what a kernel makes.
     """
-    return _Emitter(graph, frozenset(frozen)).program()
+    return _Emitter(graph, frozenset(frozen), keep_derived).program()
 
 
-class _Emitter:
-    def __init__(self, graph: Graph, frozen: frozenset[str]) -> None:
-        self.graph, self.frozen = graph, frozen
-        self.by_name = graph.by_name()
-        self.readers = graph.readers()
-        self.lines: list[str] = []
+class _Emitter(Loops):
+    def __init__(self, graph: Graph, frozen: frozenset[str], keep_derived: bool = False) -> None:
+        super().__init__(graph)
+        self.frozen = frozen
+        self.costly = frozenset(KERNELS) | (_DERIVED if keep_derived else frozenset())
         self.functions: list[str] = []
-        self.indent = 1
-        self.names: dict[str, str] = {}
-        self.axis: dict[str, int] = {}  # where the time axis of a materialised signal is
-        self.rank: dict[str, int] = {}
-        self.lists: set[str] = set()  # signals that exist as lists of steps
-        self.space: dict[str, Any] = {
-            "torch": torch, "vmap": torch.func.vmap, "shifted": shifted, "carried": carried, "carried_list": carried_list,
-        }  # fmt: skip
-        self.taken = set(self.space) | set(graph.sizes()) | {"constants", "range", "zip", "reversed"}
         self.constants: list[Constant] = []
 
     def program(self) -> Program:
@@ -96,27 +86,6 @@ class _Emitter:
         exec(compile(text, f"<linrec {self.graph.name}>", "exec"), self.space)
         return Program(text, self.space["run"], self.constants, self.space)
 
-    # names and text ------------------------------------------------------------------------------
-
-    def name(self, value: str) -> str:
-        if value not in self.names:
-            base = "".join(c if c.isalnum() or c == "_" else "_" for c in value)
-            base = f"v{base}" if not base[:1].isalpha() or keyword.iskeyword(base) else base
-            name, number = base, 1
-            while name in self.taken:
-                number += 1
-                name = f"{base}_{number}"
-            self.taken.add(name)
-            self.names[value] = name
-        return self.names[value]
-
-    def line(self, text: str) -> None:
-        self.lines.append("    " * self.indent + text)
-
-    def tupled(self, items: Iterable[str]) -> str:
-        listed = list(items)
-        return "(" + ", ".join(listed) + ("," if len(listed) == 1 else "") + ")"
-
     def lengths(self) -> None:
         """Bind each named length from the shape of an input."""
         bound: set[str] = set()
@@ -133,38 +102,6 @@ class _Emitter:
                             f"{length} = {self.name(i.name)}.shape[{axis}]" + (f" - {constant}" if constant else "")
                         )
 
-    def literal(self, arg: Arg) -> str:
-        if isinstance(arg, Use):
-            return self.value(arg)
-        if isinstance(arg, tuple):
-            return "[" + ", ".join(map(self.literal, arg)) + "]"
-        if isinstance(arg, Atom):
-            name = LONG.get(arg, str(arg))
-            known = isinstance(getattr(torch, name, None), torch.dtype | torch.layout | torch.memory_format)
-            return f"torch.{name}" if known else f"torch.device({name!r})"
-        if isinstance(arg, Size):
-            return str(arg)
-        if isinstance(arg, float) and (arg != arg or arg in (float("inf"), float("-inf"))):
-            return f'float("{arg}")'
-        return repr(arg)
-
-    def value(self, use: Use) -> str:
-        return self.name(use.name)
-
-    def call(self, op: Op, argument: Callable[[Arg], str] | None = None) -> str:
-        write = argument or self.literal
-        if op.kind == "alias":
-            return write(op.args[0])
-        if op.kind == "getitem":
-            return f"{write(op.args[0])}[{op.args[1]}]"
-        function = op.kind if op.kind in KERNELS else self.unique(f"op_{op.kind}")
-        self.space[function] = operator(op.kind)
-        self.taken.add(function)
-        parts = [write(a) for a in op.args] + [f"{k}={write(a)}" for k, a in op.attrs]
-        return f"{function}({', '.join(parts)})"
-
-    # constants -----------------------------------------------------------------------------------
-
     def emit_constants(self) -> None:
         """Split off what depends on frozen inputs alone and is worth keeping."""
         self.done: set[str] = {i.name for i in self.graph.inputs}
@@ -179,7 +116,7 @@ class _Emitter:
             ):
                 still.add(op.result)
         edges = self.graph.edges()
-        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind in KERNELS}
+        heavy = {op.result for op in self.graph.ops if op.result in still and op.kind in self.costly}
         wanted = {
             n for n in still
             if (n in self.graph.roots() or any(r.result not in still for r in self.readers.get(n, [])))
@@ -206,8 +143,6 @@ class _Emitter:
         self.line(f"{self.tupled(map(self.name, results))} = constants[{number}]({arguments})")
         self.constants.append(Constant(f"constant_{number}", sources, lengths, tuple(results)))
         self.done |= set(results)
-
-    # scheduling ----------------------------------------------------------------------------------
 
     def live(self) -> set[str]:
         """What is still to be computed once the constants are there."""
@@ -352,232 +287,8 @@ class _Emitter:
             return f"carried_list({name}, {op.args[1]}, {self.before(source)})"
         return f"{name}[{'-1' if op.kind == 'last' else self.literal(op.args[1])}]"
 
-    def before(self, op: Op) -> str:
-        return self.tupled(self.literal(a) for a in op.init)
-
-    # maps ----------------------------------------------------------------------------------------
-
-    def maps(self, ready: list[list[str]], waiting: list[list[str]]) -> set[str]:
-        """All maps of one time domain that can run now, those that the first ones enable too."""
-        first = self.by_name[ready[0][0]]
-        group: list[Op] = []
-        chosen: set[str] = set()
-        for c in waiting:
-            op = self.by_name[c[0]]
-            if self.is_map(c) and op.time == first.time and all(n in self.done or n in chosen for n in self.needs(c)):
-                if op.kind in RANDOM or any(u.delay and u.name in chosen for u in op.uses()):
-                    continue
-                group.append(op)
-                chosen.add(op.result)
-        if not group:
-            return self.random_map(first)
-        batch: list[Op] = []
-        for op in group:
-            axis = self.direct_axis(op, {o.result for o in batch})
-            if axis is None:
-                batch.append(op)
-                continue
-            self.line(f"{self.name(op.result)} = {self.call(op)}")
-            self.axis[op.result] = axis
-        if batch:
-            self.vmapped(batch, chosen)
-        return chosen
-
-    def random_map(self, op: Op) -> set[str]:
-        """Random numbers are drawn step by step, in the order of the loop."""
-        self.loop([op.result])
-        return {op.result}
-
-    def signals(self, op: Op) -> list[Use]:
-        return list(
-            dict.fromkeys(u for u in op.uses() if u.name in self.by_name and self.by_name[u.name].time is not None)
-        )
-
-    def direct_axis(self, op: Op, batched: set[str]) -> int | None:
-        """The time axis with which `op` can run on whole signals as it is, or None."""
-        if (op.kind not in _POINTWISE and op.kind != "linear") or not isinstance(op.type, Type):
-            return None
-        signals = self.signals(op)
-        if not signals or any(
-            u.delay or u.name in batched or u.name in self.lists or u.name not in self.axis for u in signals
-        ):
-            return None
-        axes = {self.axis[u.name] for u in signals}
-        rank = len(op.type.shape)
-        types = [self.by_name[u.name].type for u in signals]
-        if len(axes) != 1 or any(not isinstance(t, Type) or len(t.shape) != rank for t in types):
-            return None
-        (axis,) = axes
-        if op.kind == "linear":
-            return axis if signals == [op.args[0]] and axis < rank and len(signals) == 1 else None
-        for use in op.uses():
-            if use not in signals and self.rank_of(use) > rank - axis:
-                return None
-        return axis
-
-    def rank_of(self, use: Use) -> int:
-        if use.name in self.by_name:
-            type_ = self.by_name[use.name].type
-            return len(type_.shape) if isinstance(type_, Type) else 99
-        return next(len(i.type.shape) for i in self.graph.inputs if i.name == use.name)
-
-    def vmapped(self, ops: list[Op], chosen: set[str]) -> None:
-        inside = {op.result for op in ops}
-        inputs: dict[Use, str] = {}
-        for op in ops:
-            for use in self.signals(op):
-                if use.name in inside and use.delay == 0:
-                    continue
-                if use.delay:
-                    self.shift(use)
-                elif use.name in self.lists:
-                    self.unlist(use.name)
-                inputs[use] = f"{use.name}[-{use.delay}]" if use.delay else use.name
-        returned = [
-            op for op in ops
-            if op.result in self.graph.roots() or any(r.result not in inside for r in self.readers.get(op.result, []))
-        ]  # fmt: skip
-        outs = [self.out_axis(op) for op in returned]
-        function = self.unique("step")
-        arguments = ", ".join(f"{self.name(v)}_t" for v in inputs.values())
-        self.line(f"def {function}({arguments}):")
-        self.indent += 1
-
-        def write(arg: Arg) -> str:
-            if isinstance(arg, Use) and arg in inputs:
-                return f"{self.name(inputs[arg])}_t"
-            if isinstance(arg, tuple):
-                return "[" + ", ".join(map(write, arg)) + "]"
-            if isinstance(arg, Use) and arg.name in inside:
-                return f"{self.name(arg.name)}_t"
-            return self.literal(arg)
-
-        for op in ops:
-            self.line(f"{self.name(op.result)}_t = {self.call(op, write)}")
-        self.line(f"return {self.tupled(self.name(op.result) + '_t' for op in returned)}")
-        self.indent -= 1
-        axes = self.tupled(str(self.axis[v]) for v in inputs.values())
-        self.line(
-            f"{self.tupled(self.name(op.result) for op in returned)} = vmap({function}, {axes}, {self.tupled(map(str, outs))})"
-            f"({', '.join(self.name(v) for v in inputs.values())})"
-        )
-        for op, axis in zip(returned, outs, strict=True):
-            self.axis[op.result] = axis
-
-    def out_axis(self, op: Op) -> int:
-        wanted = {r.args[1] for r in self.readers.get(op.result, []) if r.leaves_time and r.kind == "stack"}
-        axis = next(iter(wanted)) if len(wanted) == 1 else 0
-        return axis if isinstance(axis, int) and axis >= 0 else 0
-
-    def unique(self, base: str) -> str:
-        number = 0
-        while f"{base}_{number}" in self.taken:
-            number += 1
-        self.taken.add(f"{base}_{number}")
-        return f"{base}_{number}"
-
-    def shift(self, use: Use) -> None:
-        key = f"{use.name}[-{use.delay}]"
-        if key in self.axis:
-            return
-        if use.name in self.lists:
-            self.unlist(use.name)
-        op = self.by_name[use.name]
-        assert op.time is not None
-        backward = self.graph.time(op.time).direction == "backward"
-        axis = self.axis[use.name]
-        self.line(
-            f"{self.name(key)} = shifted({self.name(use.name)}, {axis}, {use.delay}, {self.before(op)}, {backward})"
-        )
-        self.axis[key] = axis
-
-    def unlist(self, name: str) -> None:
-        """Stack a signal that a loop left as a list of steps."""
-        op = self.by_name[name]
-        assert op.time is not None
-        backward = self.graph.time(op.time).direction == "backward"
-        listed = self.name(name)
-        self.line(f"{listed} = torch.stack({listed}{'[::-1]' if backward else ''}, 0)")
-        self.lists.discard(name)
-        self.axis[name] = 0
-
-    # loops ---------------------------------------------------------------------------------------
-
-    def loop(self, component: list[str]) -> None:
-        """A recurrence as a for loop; reads of outside signals are unbound once."""
-        members = [self.by_name[n] for n in component]
-        inside = set(component)
-        time = self.graph.time(members[0].time or "")
-        backward = time.direction == "backward"
-        drives: dict[Use, str] = {}
-        delays: dict[str, int] = {}
-        for op in members:
-            for use in self.signals(op):
-                if use.name in inside:
-                    delays[use.name] = max(delays.get(use.name, 0), use.delay)
-                elif use not in drives:
-                    if use.delay:
-                        self.shift(use)
-                    drives[use] = f"{use.name}[-{use.delay}]" if use.delay else use.name
-        kept = [
-            op for op in members
-            if op.result in self.graph.roots() or any(r.result not in inside for r in self.readers.get(op.result, []))
-        ]  # fmt: skip
-        for op in members:
-            for d in range(1, delays.get(op.result, 0) + 1):
-                self.line(f"{self.delayed(op.result, d)} = {self.literal(op.init[d - 1])}")
-        for op in kept:
-            self.line(f"{self.name(op.result)} = []")
-        self.loop_header(drives, time, backward)
-        self.indent += 1
-
-        def write(arg: Arg) -> str:
-            if isinstance(arg, tuple):
-                return "[" + ", ".join(map(write, arg)) + "]"
-            if isinstance(arg, Use) and arg in drives:
-                return f"{self.name(drives[arg])}_t"
-            if isinstance(arg, Use) and arg.name in inside:
-                return self.delayed(arg.name, arg.delay) if arg.delay else f"{self.name(arg.name)}_t"
-            return self.literal(arg)
-
-        for op in _in_step_order(members, inside):
-            self.line(f"{self.name(op.result)}_t = {self.call(op, write)}")
-        for op in members:
-            for d in range(delays.get(op.result, 0), 0, -1):
-                before = f"{self.name(op.result)}_t" if d == 1 else self.delayed(op.result, d - 1)
-                self.line(f"{self.delayed(op.result, d)} = {before}")
-        for op in kept:
-            self.line(f"{self.name(op.result)}.append({self.name(op.result)}_t)")
-        self.indent -= 1
-        self.lists |= {op.result for op in kept}
-
-    def loop_header(self, drives: dict[Use, str], time: Time, backward: bool) -> None:
-        parts = []
-        for use, key in drives.items():
-            if use.name in self.lists and not use.delay:
-                parts.append(self.name(key))
-                continue
-            steps = f"{self.name(key)}.unbind({self.axis[key]})"
-            parts.append(f"reversed({steps})" if backward else steps)
-        names = [f"{self.name(key)}_t" for key in drives.values()]
-        if not parts:
-            self.line(f"for _ in range({self.literal(time.trip)}):")
-        elif len(parts) == 1:
-            self.line(f"for {names[0]} in {parts[0]}:")
-        else:
-            self.line(f"for {', '.join(names)} in zip({', '.join(parts)}, strict=True):")
-
-    def delayed(self, value: str, delay: int) -> str:
-        return self.name(f"{value}[-{delay}]")
-
     def returned(self, arg: Arg) -> str:
         return self.literal(arg)
-
-
-def _in_step_order(members: list[Op], inside: set[str]) -> list[Op]:
-    plain = {op.result: op for op in members}
-    inner = tuple(Op(op.result, op.kind, tuple(u for u in op.uses() if u.name in inside)) for op in members)
-    return [plain[op.result] for op in order(inner)]
 
 
 def _names(op: Op) -> set[str]:

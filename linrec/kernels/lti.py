@@ -7,14 +7,21 @@ torch.func and torch.compile, and is the reference for any faster path beside it
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from linrec.kernels import compiled
 from linrec.kernels.single import CHUNK, single_chunked
 
 BURST = 1e3  # a drive this much louder in one block than in another is not convolved by FFT in float32
 GROWTH = 1e2  # nor is a response that grows this much beyond its first quarter
 _BLOCK = 64
+_CACHED = 1 << 21  # numbers of a block of FFTs
+_HALF = (torch.float16, torch.bfloat16)  # computed in single precision and rounded once
 
 
 def smooth(n: int) -> int:
@@ -59,11 +66,29 @@ def lti_impulse(a: Tensor, g: Tensor, c: Tensor, d: Tensor, length: int, plain: 
     In single precision the powers of a non-normal A lose an order of magnitude more than the FFT does.
     """
     wide = torch.complex128 if a.is_complex() else torch.float64
+    kept = torch.float32 if a.dtype in _HALF else a.dtype
     a64, g64, d64 = a.to(wide), g.to(wide), d.to(wide)
     if plain:
-        return powers(a64, g64, length).to(a.dtype)
-    states = powers(a64, g64, max(length - 1, 0))
-    return torch.cat([d64.unsqueeze(0), c.to(wide) @ states])[:length].to(a.dtype)
+        return powers(a64, g64, length).to(kept)
+    return torch.cat([d64.unsqueeze(0), _responses(a64, g64, c.to(wide), length - 1)])[:length].to(kept)
+
+
+def _responses(a: Tensor, g: Tensor, c: Tensor, count: int) -> Tensor:  # -> (count, g, q, p)
+    """C G, C A G, C A^2 G, ...: with k = i L + j the product of C A^(i L), for all i, with A^j G, for all j.
+
+    O(sqrt(count)) powers instead of count, then O(count g n p q) operations in one product.
+    """
+    groups, q, n = c.shape
+    p = g.shape[2]
+    if count <= 1:
+        return (c @ g).unsqueeze(0)[:count]
+    fine = math.isqrt(count - 1) + 1
+    coarse = -(-count // fine)
+    right = powers(a, g, fine).permute(1, 2, 0, 3).reshape(groups, n, fine * p)
+    left = powers(torch.linalg.matrix_power(a, fine).mT, c.mT, coarse).permute(1, 0, 3, 2)
+    whole = left.reshape(groups, coarse * q, n) @ right
+    rows = whole.reshape(groups, coarse, q, fine, p).permute(1, 3, 0, 2, 4)
+    return rows.reshape(coarse * fine, groups, q, p)[:count]
 
 
 def lti_reversed(response: Tensor) -> Tensor:  # (T, g, q, p) -> (g, T p, q)
@@ -75,6 +100,8 @@ def lti_reversed(response: Tensor) -> Tensor:  # (T, g, q, p) -> (g, T p, q)
 def lti_final(w: Tensor, reverse: Tensor) -> Tensor:  # (b,T,g,p), (g, T p, q) -> (b, 1, g, q)
     """The last output alone, y[T-1] = sum_k K[T-1-k] w[k]: one product, O(b T g p q)."""
     b, t, g, p = w.shape
+    if w.dtype in _HALF:
+        return lti_final(w.float(), reverse).to(w.dtype)
     if g == 1:
         return (w.reshape(b, t * p) @ reverse[0]).reshape(b, 1, 1, reverse.shape[2])
     rows = w.permute(2, 0, 1, 3).reshape(g, b, t * p)
@@ -93,22 +120,107 @@ def lti_convolution(
     w: Tensor, response: Tensor, spectrum: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bool
 ) -> Tensor:  # (b,T,g,p), (T,g,q,p), (g,q,p,F) -> (b,T,g,q)
     """All outputs by FFT: O((b p + b q) g T log T + b g p q T). Goes chunk by chunk where an FFT would be inexact."""
+    if w.dtype in _HALF:
+        return lti_convolution(w.float(), response, spectrum, a, g, c, d, plain).to(w.dtype)
     if not is_tame(w, response):
         return lti_chunked(w, a, g, c, d, plain)
+    if not compiled.is_eager(w, response, spectrum):
+        return _convolved(w, response, spectrum)
+    if torch.is_grad_enabled() and (w.requires_grad or response.requires_grad):
+        return _Convolution.apply(w, response, spectrum)  # type: ignore[no-any-return, no-untyped-call]
+    return _blocked(w, response, spectrum)
+
+
+def _convolved(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
+    """All at once, in operators that every transform of torch knows."""
     t = w.shape[1]
     size = smooth(2 * t - 1)
-    rows = w.permute(0, 2, 3, 1)  # (b, g, p, T)
-    if w.is_complex() or response.is_complex():
-        whole: Tensor = torch.fft.ifft(_channels(torch.fft.fft(rows, size), spectrum), size)
-    else:
-        whole = torch.fft.irfft(_channels(torch.fft.rfft(rows, size), spectrum), size)
-    return whole[..., :t].permute(0, 3, 1, 2)
+    is_complex = w.is_complex() or response.is_complex()
+    return _inverse(_channels(_transform(w, size, is_complex), spectrum), size, t, is_complex)
+
+
+def _transform(x: Tensor, size: int, is_complex: bool) -> Tensor:  # (b,T,g,p) -> (b,g,p,F)
+    rows = x.permute(0, 2, 3, 1)
+    found: Tensor = torch.fft.fft(rows, size) if is_complex else torch.fft.rfft(rows, size)
+    return found
+
+
+def _inverse(x: Tensor, size: int, steps: int, is_complex: bool) -> Tensor:  # (b,g,q,F) -> (b,T,g,q)
+    whole: Tensor = torch.fft.ifft(x, size) if is_complex else torch.fft.irfft(x, size)
+    return whole[..., :steps].permute(0, 3, 1, 2)
 
 
 def _channels(w: Tensor, k: Tensor) -> Tensor:  # (b,g,p,F), (g,q,p,F) -> (b,g,q,F)
     if w.shape[2] == 1:
         return w * k.squeeze(2)
     return torch.einsum("bgpf,gqpf->bgqf", w, k)
+
+
+def _blocks(batch: int, groups: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of the batch and of the groups whose `width` numbers each stay in cache from one FFT to the next."""
+    rows = max(_CACHED // width, 1)
+    some, many = (groups, rows // groups) if rows >= groups else (rows, 1)
+    for at in range(0, groups, some):
+        for row in range(0, batch, many):
+            yield slice(row, row + many), slice(at, at + some)
+
+
+def _blocked(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
+    """The convolution with one block's spectra at a time: no memory but the output's."""
+    (b, t, groups, _), q = w.shape, response.shape[2]
+    size, dtype = smooth(2 * t - 1), torch.promote_types(w.dtype, response.dtype)
+    out = torch.empty(b, t, groups, q, dtype=dtype, device=w.device)
+    for row, at in _blocks(b, groups, q * size):
+        x = _transform(w[row, :, at], size, dtype.is_complex)
+        out[row, :, at] = _inverse(_channels(x, spectrum[at]), size, t, dtype.is_complex)
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    """The blocked convolution with its first derivatives; a derivative of these is taken through operators."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
+        ctx.save_for_backward(w, response, spectrum)
+        return _blocked(w, response, spectrum)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        # the spectrum is made of the response, which takes the whole derivative
+        w, response, spectrum = ctx.saved_tensors
+        wanted = [x for x, needed in zip((w, response), ctx.needs_input_grad, strict=False) if needed]
+        if torch.is_grad_enabled() or not compiled.is_eager(w, response, spectrum, g):
+            with torch.enable_grad():
+                y = _convolved(w, response, lti_spectrum(response, w.shape[1]))
+                found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+            dw, dk = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
+            return dw, dk, None
+        return *_correlated(w, response, spectrum, g, *ctx.needs_input_grad[:2]), None
+
+
+def _correlated(
+    w: Tensor, response: Tensor, spectrum: Tensor, g: Tensor, for_drive: bool, for_response: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """dw[s] = sum_t conj(K[t-s]) g[t] and dK[k] = sum_t g[t] conj(w[t-k]): correlations, by FFT as well."""
+    (b, t, groups, _), q = w.shape, response.shape[2]
+    size, is_complex = smooth(2 * t - 1), g.is_complex()
+    dw = torch.empty_like(w, dtype=g.dtype) if for_drive else None
+    sums = torch.zeros_like(spectrum) if for_response else None
+    for row, at in _blocks(b, groups, q * size):
+        y = _transform(g[row, :, at], size, is_complex)
+        if dw is not None:
+            dw[row, :, at] = _inverse(torch.einsum("bgqf,gqpf->bgpf", y, spectrum[at].conj()), size, t, is_complex)
+        if sums is not None:
+            x = _transform(w[row, :, at], size, is_complex)
+            sums[at] += torch.einsum("bgqf,bgpf->gqpf", y, x.conj())
+    dk = None
+    if sums is not None:
+        whole = torch.fft.ifft(sums, size) if is_complex else torch.fft.irfft(sums, size)
+        dk = whole[..., :t].permute(3, 0, 1, 2)
+        dk = dk if response.is_complex() or not is_complex else dk.real
+    if dw is not None and is_complex and not w.is_complex():
+        dw = dw.real
+    return dw, dk
 
 
 def _is_concrete(x: Tensor) -> bool:
@@ -141,6 +253,8 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
 
     O(b T g (C p q / 2 + n q + n p) + b T/C g n^2) operations in large products, T/C dependent steps.
     """
+    if w.dtype in _HALF:
+        return lti_chunked(w.float(), a.float(), g.float(), c.float(), d.float(), plain, chunk).to(w.dtype)
     b, t, groups, p = w.shape
     n, q = a.shape[1], c.shape[1]
     if groups == p == q == 1 and not plain and t >= 4 * CHUNK:

@@ -1,6 +1,7 @@
-"""Scans over time-varying steps, in plain operators: s[k] = a[k] s[k-1] + b[k] for all k at once.
+"""Scans over time-varying steps: s[k] = a[k] s[k-1] + b[k] for all k at once.
 
-Two levels: T steps are cut into about sqrt(T) chunks, all chunks walk their steps side by side, then the carries
+Diagonal steps run compiled where that is safe (linrec/kernels/compiled.py), else in plain operators. These have two
+levels: T steps are cut into about sqrt(T) chunks, all chunks walk their steps side by side, then the carries
 walk the chunks. 2 sqrt(T) dependent steps, three passes over the data, products of coefficients only within a
 chunk and never a quotient, so nothing under- or overflows that the loop itself would not.
 """
@@ -9,17 +10,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from linrec.kernels import compiled
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
-def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s), (T, e), (e) -> (T, e)
-    """All states of s[k] = a[k] * s[k-1] + b[k]."""
-    return scan(a, b, start, _times)
+def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e or 1s), (T, e), (e) -> (T, e)
+    """All states of s[k] = a[k] * s[k-1] + b[k]; O(T e) operations. Half precision is scanned in single precision."""
+    if b.dtype in (torch.float16, torch.bfloat16):
+        return scan_diagonal(a.float(), b.float(), start.float()).to(b.dtype)
+    if not compiled.is_safe(b, a, start):
+        return scan(a.expand(b.shape[0], *a.shape[1:]), b, start, _times)
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
+        return _Compiled.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
+    return compiled.forward(a, b, start)
+
+
+class _Compiled(torch.autograd.Function):
+    """The compiled scan with its first derivatives; a derivative of these is taken through operators."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        h = compiled.forward(a, b, start)
+        ctx.save_for_backward(a, h, start)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, h, start = ctx.saved_tensors
+        if not torch.is_grad_enabled() and compiled.is_safe(g, a, h, start):
+            return compiled.backward(a, g, h, start)
+        # db[k] = g[k] + conj(a[k+1]) db[k+1],  da[k] = db[k] conj(s[k-1]): a scan again, differentiable again
+        each = a.expand(g.shape[0], *a.shape[1:])
+        after = torch.cat([each[1:], torch.zeros_like(each[:1])]).conj()
+        db = scan_diagonal(after.flip(0), g.flip(0), torch.zeros_like(g[0])).flip(0)
+        da = db * torch.cat([start.expand_as(h[0]).unsqueeze(0), h[:-1]]).conj()
+        return da.sum_to_size(a.shape), db, (a[0].conj() * db[0]).sum_to_size(start.shape)
 
 
 def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)

@@ -21,9 +21,9 @@ _PLUS: dict[str, tuple[Apply, float]] = {
 
 
 def semiring_scan(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-    """All states of s[k] = a[k] + s[k-1] (plus) b[k], elementwise: (T, e or 1s), (T, e), (e) -> (T, e)."""
+    """All states of s[k] = a[k] + s[k-1] (plus) b[k], elementwise: (T or 1, e or 1s), (T, e), (e) -> (T, e)."""
     plus, zero = _PLUS[name]
-    a, b, start = a.detach(), b.detach(), start.detach()
+    a, b, start = a.detach().expand(b.shape[0], *a.shape[1:]), b.detach(), start.detach()
     return scan(a, b, start, lambda x, s: _times(x, s, zero), plus)
 
 

@@ -20,10 +20,15 @@ class Analysis:
     """Forms of `members` in `variables` over a semiring; `refusal` says where that ended, if it did."""
 
     def __init__(
-        self, graph: Graph, members: Collection[str], variables: Iterable[Use], semiring: Semiring = SUM
+        self,
+        graph: Graph,
+        members: Collection[str],
+        variables: Iterable[Use],
+        semiring: Semiring = SUM,
+        labels: Labels | None = None,
     ) -> None:
         self.graph, self.semiring = graph, semiring
-        self.labels = Labels()
+        self.labels = Labels() if labels is None else labels  # given where forms of several analyses are joined
         self.ops: list[Op] = []
         self.refusal: Refusal | None = None
         self.types: dict[str, Type] = {i.name: i.type for i in graph.inputs}

@@ -17,8 +17,8 @@ _TYPICAL = 1000  # stands for every named length when widths are compared
 
 
 def width(graph: Graph, name: str) -> int:
-    """How many numbers a step of a signal has, named lengths counted as large."""
-    type_ = graph.op(name).type
+    """How many numbers a step of a signal, or an input, has, named lengths counted as large."""
+    type_ = next((i.type for i in graph.inputs if i.name == name), None) or graph.op(name).type
     assert isinstance(type_, Type)
     total = 1
     for dim in type_.shape:

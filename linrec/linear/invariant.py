@@ -118,8 +118,15 @@ class _Lowering:
         shape = (product(self.batch), self.trip, groups, p)
         tensor = write.make("reshape", (tensor, shape), shape)
         if groups != self.group:
+            # a drive of (B, 3) into states of (B, 3, 2): each of its channels drives a row of groups
+            state = self.system.states[0]
+            have = {v.links[i]: v.type.shape[i] for i in v.axes(GROUP)}
+            partial = (*shape[:2], *(have.get(axis, 1) for axis in state.axes(GROUP)), p)
+            full = (*shape[:2], *state.sizes(GROUP), p)
             shape = (shape[0], self.trip, self.group, p)
-            tensor = write.make("expand", (tensor, shape), shape)
+            tensor = write.make("reshape", (tensor, partial), partial)
+            tensor = write.make("expand", (tensor, full), full)
+            tensor = write.make("reshape", (tensor, shape), shape)
         return tensor
 
     # initial states and constants --------------------------------------------------------------------

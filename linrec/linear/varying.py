@@ -4,7 +4,7 @@ Each axis of the states either *passes* (its label goes from old to new state, w
 it) or *mixes*. With e the passing axes and n all mixing ones (every state, every delay), a step is A[k]: (e, n, n),
 b[k]: (e, n); n = 1 is the elementwise scan. A and b are maps over time, so they are made for all steps at once.
 
-    scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e)
+    scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e); a of size one along time if it does not vary
     scan_dense(A, b, s)            the same with matrices: (T, e, n)
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, order
+from linrec.ir import Arg, Graph, Op, Recurrence, Time, Type, Use, order
 from linrec.linear.affine import Refusal
 from linrec.linear.analysis import Analysis, analysed, state_reads
 from linrec.linear.semirings import SEMIRINGS
@@ -68,6 +68,18 @@ def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
     return replace(graph, ops=order((*ops, *written)))
 
 
+def over_time(write: Writer, time: Time, use: Use, *, is_broadcast: bool = False) -> Use:
+    """All steps of a value, first step first, along a new leading axis; of size one if it may be broadcast."""
+    shape = write.types[use.name].shape
+    dtype = write.types[use.name].dtype
+    whole = (time.trip, *shape)
+    if write.times[use.name] is None:
+        one = write.make("unsqueeze", (use, 0), (1, *shape), dtype=dtype)
+        return one if is_broadcast else write.make("expand", (one, whole), whole, dtype=dtype)
+    stacked = write.make("stack", (use, 0), whole, dtype=dtype)
+    return write.make("flip", (stacked, (0,)), whole, dtype=dtype) if time.direction == "backward" else stacked
+
+
 class Lowering:
     """Writes a recurrence as a scan over any semiring."""
 
@@ -89,8 +101,8 @@ class Lowering:
         """Each state as a signal of all its steps, and the ops that make them."""
         write = self.write
         steps = (self.time.trip,)
-        a = self._over_time(self._transition())
-        b = self._over_time(self._offset())
+        a = over_time(write, self.time, self._transition(), is_broadcast=self.diagonal)
+        b = over_time(write, self.time, self._offset())
         s = self._initial()
         shape = (*steps, *self.shape, *self.n)
         if write.semiring.is_ring:
@@ -101,15 +113,6 @@ class Lowering:
         if self.time.direction == "backward":
             states = write.make("flip", (states, (0,)), shape)
         return self._signals(states), write.ops
-
-    def _over_time(self, use: Use) -> Use:
-        """All steps of a value, first step first, along a new leading axis."""
-        write, shape = self.write, self.write.types[use.name].shape
-        whole = (self.time.trip, *shape)
-        if write.times[use.name] is None:
-            return write.make("expand", (write.make("unsqueeze", (use, 0), (1, *shape)), whole), whole)
-        stacked = write.make("stack", (use, 0), whole)
-        return write.make("flip", (stacked, (0,)), whole) if self.time.direction == "backward" else stacked
 
     # one step ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,146 @@
+"""Every structure, compiled from its naive loop, beside that loop, hand-written forms and the floor of bare work.
+
+    python benchmarks/bench_forms.py [--quick] [--only TEXT] [--repeat N] [--threads N] [--json FILE] [--plot FILE]
+
+One process, interleaved, medians; the ratios are what holds on a shared machine. Forward without gradients, and a
+train step (forward and backward to all inputs and parameters, fresh gradients).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from workloads import Workload, workloads
+
+import linrec
+from linrec import native
+
+
+def train_step(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    """Forward and backward; gradients start fresh."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+    probe = None
+
+    def run() -> None:
+        nonlocal probe
+        y = model(*leaves)
+        if y.requires_grad:
+            probe = torch.randn_like(y) if probe is None else probe
+            torch.autograd.grad(y, [*leaves, *weights], probe, allow_unused=True)
+
+    return run
+
+
+def forward(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    """Forward without gradients."""
+
+    def run() -> None:
+        with torch.no_grad():
+            model(*inputs)
+
+    return run
+
+
+def medians(runs: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Milliseconds of each, interleaved; the loop a third as often."""
+    for run in runs.values():
+        run()
+    seen: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeat):
+        for name, run in runs.items():
+            if name != "loop" or i % 3 == 0:
+                started = time.perf_counter()
+                run()
+                seen[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(times) for name, times in seen.items()}
+
+
+def measure(w: Workload, repeat: int) -> dict[str, Any]:
+    """Forward and train step of one workload."""
+    net: Any = linrec.compile(w.loop, verify="off")
+    found: dict[str, Any] = {"workload": w.name}
+    for what, make in (("forward", forward), ("train", train_step)):
+        runs = {"compiled": make(net, w.inputs)}
+        runs |= {name: make(peer, w.inputs) for name, peer in w.peers.items()}
+        if not w.slow_loop:
+            runs["loop"] = make(w.loop, w.inputs)
+        floor = w.floor if what == "forward" else w.floor_train or w.floor
+        runs["floor"] = forward(floor, w.inputs) if w.floor_train or what == "forward" else make(floor, w.inputs)
+        found[what] = medians(runs, repeat)
+        found["form"] = linrec.report(net).recurrences[0].form
+        found["captured"] = linrec.report(net).recurrences[0].reason or "parallel"
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Two lines of the table."""
+    for what in ("forward", "train"):
+        times = found[what]
+        mine = times["compiled"]
+        ratios = "".join(f"{name} {times[name] / mine:8.2f}x   " for name in times if name not in ("compiled", "floor"))
+        print(
+            f"{found['workload']:<24}{what:<9}{mine:>10.2f} ms   {mine / times['floor']:6.2f}x floor   {ratios}{found['form']}",
+            flush=True,
+        )
+
+
+def plot(results: list[dict[str, Any]], file: Path) -> None:
+    """Compiled against its floor and the loop, one bar group a workload."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.42 * len(results) + 1.6), sharey=True, layout="constrained")
+    names = [r["workload"] for r in results]
+    for axis, what in zip(axes, ("forward", "train"), strict=True):
+        for offset, (name, colour) in enumerate(
+            {"floor": "0.75", "compiled": "tab:blue", "by hand": "tab:orange", "loop": "tab:red"}.items()
+        ):
+            pairs = [(i, r[what][name]) for i, r in enumerate(results) if name in r[what]]
+            axis.barh([i + 0.2 * offset - 0.3 for i, _ in pairs], [t for _, t in pairs], 0.2, color=colour, label=name)
+        axis.set(xscale="log", xlabel="milliseconds", title="forward" if what == "forward" else "train step")
+        axis.set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[1].legend()
+    figure.savefig(file, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes: a check that everything runs")
+    parser.add_argument("--only", default="", help="workloads whose name holds this text")
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"float32, {torch.get_num_threads()} threads, torch {torch.__version__}, {native.status()}")
+    results = []
+    for w in workloads(options.quick):
+        if options.only in w.name:
+            results.append(measure(w, options.repeat))
+            show(results[-1])
+    about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "native": native.status()}
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()

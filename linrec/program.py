@@ -1,0 +1,416 @@
+"""A recurring program: one captured program as a start, a chunk form and a step form, with its state in the open.
+
+Forms are emitted when they are first used. Coefficients are read from the model at every call; what depends on
+parameters alone is kept between calls only while they stay equal (`linrec.constants`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from linrec.compiler import Compiled, Engine
+from linrec.constants import Cached
+from linrec.dtypes import LONG
+from linrec.emit.onestep import one_step
+from linrec.emit.source import Program, emit
+from linrec.emit.stateful import Leaf, stateful
+from linrec.errors import StateError
+from linrec.ir import Graph
+from linrec.manager import Context, Pipeline
+from linrec.passes import default_pipeline
+from linrec.sizes import Size, evaluate
+from linrec.states import BATCH, State
+
+_CLEANING = ("canonicalize", "cse", "hoist", "dce")
+_SEEN = ".seen"  # warming up: the inputs of the steps so far
+
+
+@dataclass
+class Form:
+    """One emitted program with its cached constants."""
+
+    graph: Graph
+    program: Program
+    constants: list[Cached]
+
+    @staticmethod
+    def of(graph: Graph, frozen: Collection[str], *, keep_derived: bool = False) -> Form:
+        """Emit a graph; `keep_derived` keeps what is costly to derive from parameters, such as a matrix exponential."""
+        program = emit(graph, frozen, keep_derived=keep_derived)
+        return Form(graph, program, [Cached(program.namespace[c.function], len(c.sources)) for c in program.constants])
+
+    def __call__(self, *tensors: Any) -> tuple[Any, ...]:
+        return self.program.run(self.constants, *tensors)[0]  # type: ignore[no-any-return]
+
+
+class Recurring:
+    """The forms of one captured program, for one set of element types. Raises StateError where there is none."""
+
+    def __init__(self, compiled: Compiled, engine: Engine) -> None:
+        self.engine = engine
+        self.compiled = compiled
+        self.getters = compiled.getters
+        self.spec = compiled.captured.out_spec
+        graph = _cleaned(compiled.captured.graph)
+        self._stateful = stateful(graph)
+        self.leaves: tuple[Leaf, ...] = self._stateful.leaves
+        self.warmup = self._stateful.warmup
+        self.names = [i.name for i in graph.inputs if i.role == "input"]
+        self.arity = len(self.names)
+        self.inputs = self._stateful.inputs[: self.arity]
+        self.outputs = self._stateful.outputs
+        self.types = [i.type for i in self._stateful.onward.inputs[: self.arity]]
+        captured = graph.inputs[self.arity :]
+        self.captured = {i.name: i.path for i in captured}
+        self.frozen = frozenset(
+            i.name for i, get in zip(captured, self.getters, strict=True) if not get().requires_grad
+        )
+        leaves, self._in_spec = compiled.example
+        self._leaves = leaves
+        self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        self.kinds = tuple((x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
+        self._environment = engine.environment_now()
+        self._quick = _Quick(self)
+
+    # forms -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def starting(self) -> Form:
+        """The first state, or while warming up the whole program."""
+        forms = self.engine.options.forms if self.warmup else "sequential"
+        return Form.of(_passed(self._stateful.start, {"T": 64}, self.frozen, forms), self.frozen)
+
+    @cached_property
+    def onward(self) -> Form:
+        """Any number of steps from a state, in parallel form."""
+        return Form.of(_passed(self._stateful.onward, {"T": 64}, self.frozen, self.engine.options.forms), self.frozen)
+
+    @cached_property
+    def step_graph(self) -> Graph:
+        """One step, without loops and without a time axis."""
+        return _cleaned(one_step(self._stateful))
+
+    @cached_property
+    def stepping(self) -> Form:
+        """One step."""
+        return Form.of(self.step_graph, self.captured.keys(), keep_derived=True)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The step at which each result has its first entry."""
+        return self._stateful.offsets
+
+    @property
+    def graph(self) -> Graph:
+        """The program from a state, as captured: no form chosen yet."""
+        return self._stateful.onward
+
+    @property
+    def start_graph(self) -> Graph:
+        """What makes the first state."""
+        return self._stateful.start
+
+    # which program ---------------------------------------------------------------------------------
+
+    def key(self, kinds: tuple[Any, ...]) -> Any:
+        """What a program of this model depends on besides the numbers in its tensors."""
+        environment = self.engine.environment_now()
+        tensors = tuple((x.dtype, x.device, x.shape) for get in self.getters if isinstance(x := get(), Tensor))
+        plain = tuple(o if isinstance(o, int | float | complex | str | None) else id(o) for o in self.others)
+        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype()
+
+    @property
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments this program was captured for; numbers in tensors are zero."""
+        return self.example_as(self.kinds)
+
+    def example_as(self, kinds: tuple[Any, ...], others: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same arguments with other element types and devices, and other values of what is no tensor."""
+        given, plain = iter(kinds), iter(others or self.others)
+        made = []
+        for leaf in self._leaves:
+            if isinstance(leaf, Tensor):
+                dtype, device = next(given)
+                made.append(torch.zeros(leaf.shape, dtype=dtype, device=device))
+            else:
+                made.append(next(plain))
+        args, kwargs = pytree.tree_unflatten(made, self._in_spec)
+        return args, kwargs
+
+    def lengths(self, tensors: Sequence[Tensor], *, wide: bool) -> dict[str, int]:
+        """The named lengths of a call; raises StateError (LR4002) for tensors of other shapes."""
+        lengths: dict[str, int] = {} if wide else {"T": 1}
+        for x, type_, axis, name in zip(tensors, self.types, self.inputs, self.names, strict=True):
+            dims = type_.shape if wide or axis is None else (*type_.shape[:axis], *type_.shape[axis + 1 :])
+            if x.dim() != len(dims):
+                raise self._wrong_axes(name, x, type_.shape, dims, wide)
+            for actual, dim in zip(x.shape, dims, strict=True):
+                if isinstance(dim, Size) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and len(dim.terms[0][0]) == 1:
+                    lengths.setdefault(dim.terms[0][0][0], actual)
+        for x, type_, axis, name in zip(tensors, self.types, self.inputs, self.names, strict=True):
+            dims = type_.shape if wide or axis is None else (*type_.shape[:axis], *type_.shape[axis + 1 :])
+            wanted = tuple(
+                evaluate(d, lengths) if isinstance(d, Size) and d.names <= lengths.keys() else d for d in dims
+            )
+            if any(isinstance(w, int) and w != n for n, w in zip(x.shape, wanted, strict=True)):
+                raise StateError(
+                    "LR4002", f"{name} has shape {tuple(x.shape)}, this program takes {_shown(dims)}",
+                    help=f"make the recurrent form for inputs like this one: net.recurrent({', '.join(self.names)})",
+                )  # fmt: skip
+        return lengths
+
+    def _wrong_axes(self, name: str, x: Tensor, full: Any, dims: Any, wide: bool) -> StateError:
+        if not wide and x.dim() == len(full):
+            return StateError(
+                "LR4002", f"step takes one step of {name}, {_shown(dims)}, got {tuple(x.shape)} with a time axis",
+                help="call the module itself to run many steps at once: y, state = rnn(x, state=state)",
+            )  # fmt: skip
+        return StateError(
+            "LR4002", f"{name} has {x.dim()} axes, {tuple(x.shape)}, expected {_shown(dims)}",
+            help="give one step to step(), and chunks with a time axis to the module itself",
+        )  # fmt: skip
+
+    # running ---------------------------------------------------------------------------------------
+
+    def values(self) -> list[Any]:
+        """The captured tensors as they are now."""
+        return [get() for get in self.getters]
+
+    def is_warming(self, state: Mapping[str, Any]) -> bool:
+        """Does a state hold the first inputs, for want of enough steps?"""
+        return self.warmup > 0 and isinstance(state, dict) and any(name.endswith(_SEEN) for name in state)
+
+    def first(self, tensors: Sequence[Tensor], lengths: Mapping[str, int]) -> State:
+        """The state before the first step."""
+        if self.warmup:
+            return {
+                name + _SEEN: x.narrow(axis, 0, 0)
+                for name, x, axis in zip(self.names, tensors, self.inputs, strict=True)
+                if axis is not None
+            }
+        return self.named(self.starting(*tensors, *self.values()), tensors[0].device, lengths)
+
+    def first_for_batch(self, batch: int) -> State:
+        """The state before the first step of a batch, where the numbers in the inputs do not matter."""
+        found: list[State] = []
+        for fill in (float("nan"), 1.0):  # what depends on the inputs is NaN once, or 0 once and 1 once
+            tensors = [
+                torch.full(shape, fill, dtype=dtype, device=device)
+                if dtype.is_floating_point or dtype.is_complex
+                else torch.full(shape, int(fill == 1.0), dtype=dtype, device=device)
+                for shape, (dtype, device) in zip(self.shapes(batch), self.kinds, strict=True)
+            ]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and fill == 1.0):
+                found.append(self.first(tensors, self.lengths(tensors, wide=True)))
+        if any(not torch.equal(v, found[0][name]) for name, v in found[1].items()):
+            raise StateError(
+                "LR4006", f"the first state is made from the inputs ({', '.join(self.names)})",
+                help="start with state=None, or give the arguments: rnn.init_state(" + ", ".join(self.names) + ")",
+            )  # fmt: skip
+        return found[1]
+
+    def shapes(self, batch: int) -> list[list[int]]:
+        """The shapes of the arguments for one step of a batch; other sizes as in the example."""
+        sizes = {**self.sizes, "T": 1, BATCH: batch}
+        return [[evaluate(d, sizes) for d in type_.shape] for type_ in self.types]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The named lengths of the example."""
+        return self.lengths(
+            [torch.empty(x.shape, device="meta") for x in self._leaves if isinstance(x, Tensor)], wide=True
+        )
+
+    def named(self, values: Sequence[Any], device: torch.device, lengths: Mapping[str, int]) -> State:
+        """Leaves as full tensors: numbers and narrower tensors are expanded."""
+        found: State = {}
+        for leaf, value in zip(self.leaves, values, strict=True):
+            shape = [evaluate(d, lengths) for d in leaf.type.shape]
+            dtype = getattr(torch, LONG[leaf.type.dtype])
+            if isinstance(value, Tensor):
+                found[leaf.name] = value.to(dtype).expand(shape)
+            else:
+                found[leaf.name] = torch.full(shape, value, dtype=dtype, device=device)
+        return found
+
+    def advance(
+        self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
+    ) -> tuple[list[Any], State]:
+        """A chunk of steps: outputs in order, with their time axes, and the next state."""
+        if self.warmup and (state is None or self.is_warming(state)):
+            return self._warm(tensors, state, lengths)
+        if state is None:
+            state = self.first(tensors, lengths)
+        outputs = self.onward(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
+        count = len(self.outputs)
+        new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
+        return list(outputs[:count]), new
+
+    def _warm(
+        self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
+    ) -> tuple[list[Any], State]:
+        """All inputs so far; the whole program runs on them once there are enough."""
+        new = lengths["T"]
+        whole = list(tensors)
+        for n, (name, axis) in enumerate(zip(self.names, self.inputs, strict=True)):
+            if state is not None and axis is not None:
+                seen = state.get(name + _SEEN)
+                if not isinstance(seen, Tensor) or any(
+                    a != b for i, (a, b) in enumerate(zip(seen.shape, whole[n].shape, strict=True)) if i != axis
+                ):
+                    raise StateError(
+                        "LR4001", f"the state holds {sorted(state)} that do not fit {name}: {tuple(whole[n].shape)}",
+                        help="pass on the state of the last step, or start with state=None",
+                    )  # fmt: skip
+                whole[n] = torch.cat([seen, whole[n]], axis)
+        axis, sample = next((a, x) for a, x in zip(self.inputs, whole, strict=True) if a is not None)
+        total = sample.shape[axis]
+        if total > self.warmup:
+            found = self.starting(*whole, *self.values())
+            count = len(self.outputs)
+            after = self.named(found[count:], sample.device, {**lengths, "T": total})
+            results: list[Any] = list(found[:count])
+        else:
+            # as written: the first steps are what is special
+            args, kwargs = self._arguments(whole)
+            if all(offset >= total for offset in self._stateful.offsets):
+                results = [None] * len(self.outputs)
+            else:
+                results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
+            after = {n + _SEEN: x for n, x, a in zip(self.names, whole, self.inputs, strict=True) if a is not None}
+        return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
+
+    def _arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = iter(tensors)
+        made = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = pytree.tree_unflatten(made, self._in_spec)
+        return args, kwargs
+
+    def _latest(self, out: Any, axis: int | str | None, steps: int) -> Any:
+        """The entries of the last `steps` steps: fewer if there are not that many yet."""
+        if not isinstance(axis, int) or not isinstance(out, Tensor):
+            return out
+        return out.narrow(axis, max(out.shape[axis] - steps, 0), min(steps, out.shape[axis]))
+
+    def narrowed(self, outputs: Sequence[Any]) -> list[Any]:
+        """Results of one step without their time axes; None where there is none yet."""
+        return [
+            (out.select(axis, 0) if out.shape[axis] else None)
+            if isinstance(axis, int) and isinstance(out, Tensor)
+            else out
+            for out, axis in zip(outputs, self.outputs, strict=True)
+        ]
+
+    def take(
+        self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
+    ) -> tuple[list[Any], State]:
+        """One step: outputs without time axes, and the next state."""
+        if state is None:
+            wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, self.inputs, strict=True)]
+            state = self.first(wide, lengths)
+        outputs = self.stepping(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
+        count = len(self.outputs)
+        new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
+        self._quick.remember(tensors, state)
+        return list(outputs[:count]), new
+
+    def quick(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
+        """A step like the last one, without asking again what it has asked; None if something is different."""
+        return self._quick(tensors, state)
+
+    def shaped(self, outputs: list[Any]) -> Any:
+        """Results in the structure in which the original returns them."""
+        return pytree.tree_unflatten(outputs, self.spec)
+
+
+class _Quick:
+    """The step of a model that did not change since the last one: a few comparisons, then the emitted function.
+
+    A step of a small model takes some tens of microseconds, so what is asked here must cost one or two.
+    """
+
+    def __init__(self, program: Recurring) -> None:
+        self.program = program
+        self.names = [leaf.name for leaf in program.leaves]
+        self.count = len(program.outputs)
+        self.is_plain = program.spec.is_leaf()
+        self.seen: tuple[Any, ...] | None = None
+        engine = program.engine
+        environment = engine.environment_now()
+        places = []
+        for path, get in zip(program.captured.values(), program.getters, strict=True):
+            owner, _, name = path.rpartition(".")
+            module = environment.modules.get(owner) if engine.module is not None and path else None
+            space = next((s for s in (module._parameters, module._buffers) if name in s), None) if module else None
+            places.append((space, name) if space is not None else (_Call(get), ""))
+        self.places: list[tuple[Any, str]] = places
+        self.watched = [
+            (vars(m), name, value)
+            for m in environment.modules.values()
+            for name, value in vars(m).items()
+            if not name.startswith("_") or name in ("_forward_hooks", "_forward_pre_hooks")
+        ]
+
+    def remember(self, tensors: Sequence[Tensor], state: State) -> None:
+        """This call went the long way and was found right."""
+        run, constants = self.program.stepping.program.run, self.program.stepping.constants
+        values = [space[name] for space, name in self.places]
+        kinds = [(x.shape, x.dtype, x.device) for x in (*tensors, *(state[n] for n in self.names))]
+        self.seen = (run, constants, len(tensors), kinds, [v.dtype for v in values], torch.get_default_dtype())
+
+    def __call__(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
+        if self.seen is None or state.__class__ is not dict or len(state) != len(self.names):
+            return None
+        run, constants, count, kinds, dtypes, default = self.seen
+        if len(tensors) != count or torch.get_default_dtype() is not default:
+            return None
+        values = [space[name] for space, name in self.places]
+        try:
+            held = [state[name] for name in self.names]
+        except KeyError:
+            return None
+        for x, (shape, dtype, device) in zip((*tensors, *held), kinds, strict=False):
+            if x.__class__ is not Tensor and not isinstance(x, Tensor):
+                return None
+            if x.shape != shape or x.dtype is not dtype or x.device != device:
+                return None
+        if [v.dtype for v in values] != dtypes:
+            return None
+        for space, name, value in self.watched:
+            if space.get(name) is not value:
+                return None
+        outputs = run(constants, *tensors, *values, *held)[0]
+        new = dict(zip(self.names, outputs[self.count :], strict=False))
+        if self.is_plain:
+            return outputs[0], new
+        return pytree.tree_unflatten(list(outputs[: self.count]), self.program.spec), new
+
+
+class _Call:
+    """A getter that looks like a space of one name."""
+
+    def __init__(self, get: Any) -> None:
+        self._get = get
+
+    def __getitem__(self, name: str) -> Any:
+        return self._get()
+
+
+def _cleaned(graph: Graph) -> Graph:
+    """A graph tidied up, before any form is chosen."""
+    return Pipeline([p for p in default_pipeline().passes if p.name in _CLEANING]).run(graph, Context())
+
+
+def _passed(graph: Graph, lengths: dict[str, int], frozen: frozenset[str], forms: Any) -> Graph:
+    return default_pipeline().run(graph, Context(lengths, frozen, forms))
+
+
+def _shown(dims: Sequence[Any]) -> str:
+    return "[" + ", ".join(map(str, dims)) + "]"

@@ -1,0 +1,282 @@
+"""Ragged batches: rows of different lengths, and rows that start afresh at given steps.
+
+A row is cut into *segments* at its resets and at its length. Segments of equal length that start alike are rows of
+one batch of their own, run as any batch; their results are laid back where they belong. So a padded step is never
+computed, whatever it holds, and a reset is exactly a new sequence. Cost: the steps that count, in one run for each
+distinct length; where only results at every step are asked for, and no row is reset, a single run in which padding is
+replaced by the last step before it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linrec.dtypes import LONG
+from linrec.errors import StateError
+from linrec.ir import Graph, Type, Use
+from linrec.program import Recurring
+from linrec.sizes import Size, evaluate
+from linrec.states import BATCH, State
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps start .. stop - 1 of a row; `goes_on` if it starts from the row's given state."""
+
+    row: int
+    start: int
+    stop: int
+    goes_on: bool
+    is_final: bool
+
+
+Ran = tuple[list[Segment], list[Any], State]  # a group of segments, its results, and the states after it
+
+
+def run_ragged(
+    program: Recurring,
+    tensors: Sequence[Tensor],
+    state: State | None,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    *,
+    return_state: bool,
+) -> tuple[list[Any], State | None]:
+    """Outputs, zero where a row has no step, and the state each row ends in.
+
+    Args:
+        program: the program to run; its rows must not depend on each other.
+        tensors: its arguments, time axes T long.
+        state: a state for each row, None to start afresh.
+        lengths: (B,) integers, 0 .. T; all T steps if None.
+        reset_mask: (B, T) booleans; true where a row starts afresh before it takes the step.
+        return_state: whether the state is asked for.
+
+    Raises StateError (LR4008) where rows cannot be told apart, or end in states of different make.
+    """
+    sizes = program.lengths(tensors, wide=True)
+    if BATCH not in sizes or "T" not in sizes:
+        raise StateError("LR4008", "lengths and reset_mask need a batch axis", help="give inputs of (batch, time, ...)")
+    rows, steps = sizes[BATCH], sizes["T"]
+    ends = _checked(lengths, "lengths", (rows,))
+    resets = _checked(reset_mask, "reset_mask", (rows, steps))
+    if ends is not None and bool(((ends < 0) | (ends > steps)).any()):
+        raise StateError("LR4008", f"lengths must lie in 0 .. {steps}", help="lengths.clamp(0, x.shape[1])")
+    _require_rows(program.graph, program)
+    batch = _Ragged(program, list(tensors), rows, steps)
+    if ends is not None and resets is None and not return_state and batch.is_stepwise:
+        return batch.masked(state, ends), None
+    ran = batch.run(state, batch.segments(ends, resets))
+    base = [o if state is None else 0 for o in program.offsets]
+    results = [batch.laid(n, ran, base[n]) for n in range(len(program.outputs))]
+    return results, batch.final(ran) if return_state else None
+
+
+def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    if given is None:
+        return None
+    found = torch.as_tensor(given)
+    if tuple(found.shape) != shape or found.is_floating_point():
+        raise StateError(
+            "LR4008", f"{name} is {found.dtype} {list(found.shape)}, expected {'booleans' if len(shape) > 1 else 'integers'} {list(shape)}",
+            help=f"one entry for each {'row and step' if len(shape) > 1 else 'row'} of the batch",
+        )  # fmt: skip
+    return found
+
+
+def _axis(type_: object) -> int | None:
+    """The batch axis of a type."""
+    if not isinstance(type_, Type):
+        return None
+    return next((a for a, d in enumerate(type_.shape) if isinstance(d, Size) and BATCH in d.names), None)
+
+
+def _require_rows(graph: Graph, program: Recurring) -> None:
+    """Refuse a program in which a row depends on others."""
+    types = {i.name: i.type for i in graph.inputs} | {op.result: op.type for op in graph.ops}
+    for op in graph.ops:
+        creates = op.kind.startswith("new_") or op.kind.endswith("_like")
+        if creates or not isinstance(op.type, Type) or _axis(op.type) is not None:
+            continue
+        if any(_axis(types.get(u.name)) is not None for u in op.uses()):
+            place = op.source
+            raise StateError(
+                "LR4008", f"`{op.kind}` mixes the rows of the batch, so rows cannot end or start on their own",
+                file=place.file if place else None, line=place.line if place else None,
+                help="take the mean over the batch outside the model",
+            )  # fmt: skip
+
+
+class _Ragged:
+    """One call: its inputs, and where their batch and time axes are."""
+
+    def __init__(self, program: Recurring, tensors: list[Tensor], rows: int, steps: int) -> None:
+        self.program, self.tensors, self.rows, self.steps = program, tensors, rows, steps
+        types = {i.name: i.type for i in program.graph.inputs} | {op.result: op.type for op in program.graph.ops}
+        self.batch_of_input = [_axis(t) for t in program.types]
+        outputs = program.graph.outputs[: len(program.outputs)]
+        self.output_types = [types.get(o.name) if isinstance(o, Use) else None for o in outputs]
+        self.batch_of_output = [_axis(t) for t in self.output_types]
+
+    @property
+    def is_stepwise(self) -> bool:
+        """Is every result one at every step, from the first step on?"""
+        return not self.program.warmup and all(isinstance(a, int) for a in self.program.outputs)
+
+    # one run, padding replaced ---------------------------------------------------------------------
+
+    def masked(self, state: State | None, ends: Tensor) -> list[Any]:
+        """All steps at once: results do not look ahead, so padding need only be harmless."""
+        device = self.tensors[0].device
+        ends = ends.to(device)
+        at = torch.arange(self.steps, device=device).expand(self.rows, self.steps)
+        valid = at < ends.unsqueeze(1)
+        nearest = torch.minimum(at, (ends - 1).clamp(min=0).unsqueeze(1))
+        clean = []
+        for x, batch, time in zip(self.tensors, self.batch_of_input, self.program.inputs, strict=True):
+            if time is None or batch is None:
+                clean.append(x)
+                continue
+            moved = x.movedim((batch, time), (0, 1))
+            last = moved.detach()[torch.arange(self.rows, device=device).unsqueeze(1), nearest]
+            last = _where(ends.view(-1, 1) > 0, last, torch.zeros_like(last))
+            clean.append(_where(valid, moved, last).movedim((0, 1), (batch, time)))
+        outputs, _ = self.program.advance(clean, state, {"T": self.steps, BATCH: self.rows})
+        results = []
+        for out, batch, axis in zip(outputs, self.batch_of_output, self.program.outputs, strict=True):
+            assert batch is not None and isinstance(axis, int)
+            moved = out.movedim((batch, axis), (0, 1))
+            results.append(_where(valid, moved, torch.zeros_like(moved)).movedim((0, 1), (batch, axis)))
+        return results
+
+    # segments --------------------------------------------------------------------------------------
+
+    def segments(self, ends: Tensor | None, resets: Tensor | None) -> list[Segment]:
+        """All segments, rows in order, each row's in the order of time."""
+        found: list[Segment] = []
+        stops = [self.steps] * self.rows if ends is None else ends.tolist()
+        for row, stop in enumerate(stops):
+            marks = [] if resets is None else [t for t in resets[row].nonzero().flatten().tolist() if t < stop]
+            cuts = sorted({0, *marks})
+            for start, after in zip(cuts, [*cuts[1:], stop], strict=True):
+                found.append(Segment(row, start, after, start not in marks, after == stop))
+        return found
+
+    def run(self, state: State | None, segments: list[Segment]) -> list[Ran]:
+        """Segments of equal length and equal start as one batch each."""
+        program = self.program
+        groups: defaultdict[tuple[int, bool], list[Segment]] = defaultdict(list)
+        for s in segments:
+            groups[s.stop - s.start, s.goes_on and state is not None].append(s)
+        ran: list[Ran] = []
+        for (length, goes_on), members in groups.items():
+            rows = torch.tensor([s.row for s in members], device=self.tensors[0].device)
+            held = self.state_rows(state, rows) if goes_on and state is not None else None
+            inputs = [self.cut(x, n, members, length) for n, x in enumerate(self.tensors)]
+            sizes = {"T": length, BATCH: len(members)}
+            if length:
+                outputs, after = program.advance(inputs, held, sizes)
+            else:
+                outputs, after = [None] * len(program.outputs), held or program.first(inputs, sizes)
+            ran.append((members, outputs, after))
+        return ran
+
+    def cut(self, x: Tensor, n: int, members: list[Segment], length: int) -> Tensor:
+        """One argument for a group of segments."""
+        batch, time = self.batch_of_input[n], self.program.inputs[n]
+        if time is None or batch is None:
+            if batch is not None:
+                return x.index_select(batch, torch.tensor([s.row for s in members], device=x.device))
+            if time is not None and any(s.start for s in members):
+                raise StateError(
+                    "LR4008", f"{self.program.names[n]} varies over time but has no batch axis",
+                    help="expand it to (batch, time, ...): x.expand(batch, -1)",
+                )  # fmt: skip
+            return x if time is None else x.narrow(time, 0, length)
+        parts = [x.select(batch, s.row).narrow(time - (batch < time), s.start, length) for s in members]
+        return torch.stack(parts, batch)
+
+    def state_rows(self, state: State, rows: Tensor) -> State:
+        """The given state of some rows."""
+        axes = {leaf.name: _axis(leaf.type) for leaf in self.program.leaves}
+        return {n: v if axes.get(n, 0) is None else v.index_select(axes.get(n, 0) or 0, rows) for n, v in state.items()}
+
+    def laid(self, n: int, ran: list[Ran], base: int) -> Any:
+        """One result of all groups, each entry where it belongs; zero where there is none."""
+        batch, time = self.batch_of_output[n], self.program.outputs[n]
+        made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
+        if not made:  # no row has a step
+            return self.nothing(n)
+        if batch is None:
+            raise StateError("LR4008", "a result has no batch axis", help="return one value for each row of the batch")
+        flat: list[Tensor] = []
+        steps = self.steps - base if isinstance(time, int) else 1
+        device = made[0][1].device
+        place = torch.full((self.rows, steps), -1, dtype=torch.long)
+        count = 0
+        for members, out in made:
+            moved = out.movedim((batch, time), (0, 1)) if isinstance(time, int) else out.movedim(batch, 0).unsqueeze(1)
+            many = moved.shape[1]
+            for i, s in enumerate(members):
+                if isinstance(time, int):  # entries of the last `many` steps of the segment
+                    place[s.row, s.stop - many - base : s.stop - base] = torch.arange(many) + count + i * many
+                elif s.is_final:
+                    place[s.row, 0] = count + i
+            flat.append(moved.flatten(0, 1))
+            count += len(members) * many
+        entries = torch.cat([*flat, torch.zeros_like(flat[0][:1])])  # entry -1 is zero
+        place = torch.where(place < 0, count, place).to(device)
+        whole = entries.index_select(0, place.flatten()).view(self.rows, steps, *entries.shape[1:])
+        return whole.movedim((0, 1), (batch, time)) if isinstance(time, int) else whole.squeeze(1).movedim(0, batch)
+
+    def nothing(self, n: int) -> Tensor | None:
+        """Zeros in the shape of a result, None for what has no type."""
+        type_ = self.output_types[n]
+        if not isinstance(type_, Type):
+            return None
+        sizes = {**self.program.lengths(self.tensors, wide=True)}
+        shape = [evaluate(d, sizes) for d in type_.shape]
+        return torch.zeros(shape, dtype=getattr(torch, LONG[type_.dtype]), device=self.tensors[0].device)
+
+    def final(self, ran: list[Ran]) -> State:
+        """The state in which each row ends."""
+        ends = [(members, after) for members, _, after in ran if any(s.is_final for s in members)]
+        names = {tuple(sorted(after)) for _, after in ends}
+        if len(names) > 1:
+            raise StateError(
+                "LR4008", f"some rows end within the first {self.program.warmup} steps, which are special, and some do not",
+                help="run those rows apart from the others",
+            )  # fmt: skip
+        axes = {leaf.name: _axis(leaf.type) for leaf in self.program.leaves}
+        order = [s.row for members, _ in ends for s in members if s.is_final]
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
+        found: State = {}
+        for name in ends[0][1] if ends else ():
+            axis = axes.get(name, 0)
+            values = [after[name] for _, after in ends]
+            if axis is None or any(v.shape[1:] != values[0].shape[1:] for v in values):
+                if any(v.shape != values[0].shape or not torch.equal(v, values[0]) for v in values):
+                    raise StateError(
+                        "LR4008", f"rows end with different values of '{name}', which a batch has in common",
+                        help="run rows of different lengths apart",
+                    )  # fmt: skip
+                found[name] = values[0]
+                continue
+            picked = [
+                v.index_select(axis, torch.tensor([i for i, s in enumerate(members) if s.is_final], device=v.device))
+                for (members, _), v in zip(ends, values, strict=True)
+            ]
+            found[name] = torch.cat(picked, axis).index_select(axis, back.to(picked[0].device))
+        return found
+
+
+def _where(mask: Tensor, value: Tensor, other: Tensor) -> Tensor:
+    """where with a mask of the leading axes."""
+    return torch.where(mask.view(*mask.shape, *(1,) * (value.dim() - mask.dim())), value, other)

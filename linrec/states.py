@@ -1,0 +1,75 @@
+"""States: what a state must be to fit a program and an input, and how its rows are chosen.
+
+A state is a dict of tensors by name, batch first where the program has a batch axis. It is a value: no call changes
+it, and nothing in it is broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from linrec.dtypes import LONG
+from linrec.emit.stateful import Leaf
+from linrec.errors import StateError
+from linrec.sizes import Size, evaluate
+
+State = dict[str, Tensor]
+BATCH = "B"
+
+
+def check(state: object, leaves: Sequence[Leaf], lengths: Mapping[str, int], device: torch.device) -> None:
+    """Refuse a state that does not fit, instead of broadcasting or casting it. Raises StateError (LR4001)."""
+    names = [leaf.name for leaf in leaves]
+    if not isinstance(state, dict) or sorted(state) != sorted(names):
+        held = sorted(state) if isinstance(state, dict) else type(state).__name__
+        raise StateError(
+            "LR4001", f"the state holds {held}, expected {sorted(names)}", help="pass on the state of the last step"
+        )
+    for leaf in leaves:
+        check_leaf(state[leaf.name], leaf, lengths, device)
+
+
+def check_leaf(value: object, leaf: Leaf, lengths: Mapping[str, int], device: torch.device) -> None:
+    """One tensor of a state: its shape, element type and device."""
+    wanted = tuple(evaluate(d, lengths) if isinstance(d, Size) else d for d in leaf.type.shape)
+    if not isinstance(value, Tensor):
+        raise StateError(
+            "LR4001", f"state['{leaf.name}'] is a {type(value).__name__}, expected a tensor", help="pass on the state of the last step"
+        )  # fmt: skip
+    if tuple(value.shape) != wanted:
+        at = next((i for i, d in enumerate(leaf.type.shape) if isinstance(d, Size) and BATCH in d.names), None)
+        if at is not None and value.dim() == len(wanted) and value.shape[at] != wanted[at]:
+            raise StateError(
+                "LR4001",
+                f"the state was made for batch {value.shape[at]}, the input has batch {wanted[at]}"
+                f" (state['{leaf.name}']: {tuple(value.shape)})",
+                help="start with state=None, or keep the rows that go on: linrec.state_index(state, rows)",
+            )
+        raise StateError(
+            "LR4001", f"state['{leaf.name}'] has shape {tuple(value.shape)}, this input needs {wanted}",
+            help="pass on the state of the last step, or start with state=None",
+        )  # fmt: skip
+    dtype = getattr(torch, LONG[leaf.type.dtype])
+    if value.dtype != dtype:
+        raise StateError(
+            "LR4001", f"state['{leaf.name}'] is {value.dtype}, the program computes it in {dtype}",
+            help=f"cast it: {{k: v.to({dtype}) for k, v in state.items()}}, or start with state=None",
+        )  # fmt: skip
+    if value.device != device:
+        raise StateError(
+            "LR4001", f"state['{leaf.name}'] is on {value.device}, the input on {device}",
+            help="move it: {k: v.to(x.device) for k, v in state.items()}",
+        )  # fmt: skip
+
+
+def state_index(state: State, rows: Tensor | Sequence[int] | slice) -> State:
+    """The state of some rows of the batch, in the order given.
+
+    `rows` is anything that indexes the first axis: a list, a tensor of integers or booleans, a slice. Counters,
+    which have no axis, stay. Leaves are (B, ...), the result (len(rows), ...).
+    """
+    chosen = rows if isinstance(rows, Tensor | slice) else torch.tensor(list(rows), dtype=torch.long)
+    return {name: value[chosen] if value.dim() else value for name, value in state.items()}
