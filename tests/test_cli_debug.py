@@ -314,6 +314,18 @@ def test_completion(run: Run, shell: str) -> None:
     assert "_LINREC_COMPLETE" in fine(run("completion", shell)).stdout
 
 
+def test_passes_and_codes_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, count, wanted in (
+        ("linrec opt m.lir -p cse,d", "4", "cse,dce"),
+        ("linrec explain-code lr120", "2", "LR1204"),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", count)
+        monkeypatch.setenv("_LINREC_COMPLETE", "bash_complete")
+        result = CliRunner().invoke(main, [], prog_name="linrec")
+        assert f"plain,{wanted}" in result.stdout.splitlines()
+
+
 def test_commands_without_numbers_do_not_load_torch(tmp_path: Path) -> None:
     """Help of every command, lists, and passes on a text: at once."""
     (tmp_path / "gated.lir").write_text(PROGRAMS["gated"])

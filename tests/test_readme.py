@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from linrec.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +33,31 @@ def test_the_code_blocks_run(tmp_path: Path) -> None:
     exec(compile(source, str(file), "exec"), space)
     assert space["net"].report.recurrences[0].form != "sequential"
     assert space["advantages"].report.recurrences[0].kind == "ltv"
+
+
+def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The section on debugging: net.py as it stands, then every command, each with the result its comment promises."""
+    text = (ROOT / "README.md").read_text()
+    _, _, section = text.partition("## When it does not do what you want")
+    section = section.partition("\n## ")[0]
+    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", section, re.DOTALL)
+    assert [name for name, _ in files] == ["net.py"]
+    (tmp_path / "net.py").write_text(files[0][1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) >= 12
+    for line in lines:
+        command, _, promise = line.partition("#")
+        words = shlex.split(command)
+        assert words[0] == "linrec"
+        result = CliRunner().invoke(main, words[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+        told = re.sub(r"\s+", " ", result.stdout)
+        for promised in re.findall(r"LR\d{4}|ltv/diagonal|scan|nothing [a-z ]+", promise):
+            assert promised.strip() in told, f"{line}\n{result.output}"
+    assert (tmp_path / "net.html").read_text().startswith("<!doctype html>")
+    sys.modules.pop("__linrec_net__", None)
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from linrec.cli._complete import complete_codes
+
 
 @click.command()
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=complete_codes)
 def command(code: str | None) -> None:
     """Explain a code such as LR1204; without CODE, list all."""
     import difflib

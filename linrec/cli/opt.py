@@ -6,10 +6,18 @@ from typing import Any
 
 import click
 
+from linrec.cli._complete import complete_passes
+
 
 @click.command()
 @click.argument("target", metavar="FILE.lir")
-@click.option("-p", "--passes", metavar="P,Q", help="The passes, in order; all of `linrec passes` if left out.")
+@click.option(
+    "-p",
+    "--passes",
+    shell_complete=complete_passes,
+    metavar="P,Q",
+    help="The passes, in order; all of `linrec passes` if left out.",
+)
 @click.option("--forms", default=None, metavar="FORM", help="Ask for one form of every recurrence.")
 @click.option("--show-passes", is_flag=True, help="Print the passes that would run, and stop.")
 @click.option("--emit", default="ir", show_default=True, metavar="ir,python,step,json", help="What to print.")

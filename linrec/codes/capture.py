@@ -213,7 +213,8 @@ What differs by step alone goes into a tensor over time that is read at t.
         "no loop over time was found",
         """\
 The call does not repeat any group of operators along a length of its inputs, so there is nothing to
-convert. Either the program has no recurrence, or the recurrence is inside one operator, which linrec leaves alone.
+convert. Either the program has no recurrence, or the recurrence is inside one operator, which linrec
+leaves alone.
 
     def net(x):
         return torch.relu(x).cumsum(1)

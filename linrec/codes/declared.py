@@ -10,15 +10,26 @@ CODES: dict[str, Code] = {
         """\
 A compiled scan has no single step whose values could be looked at afterwards.
 
-    seen = []
-    def step(h, x_t):
-        h = a * h + x_t
-        seen.append(h)                     # a value of one step leaves through the back door
-        return h, h
+    def net(x):
+        seen = []
+
+        def step(h, x_t):
+            h = 0.5 * h + x_t
+            seen.append(h)  # a value of one step leaves through the back door
+            return h, h
+
+        final, hs = linrec.scan(step, torch.zeros_like(x[0]), x)
+        return hs + final + seen[-1]
 
 Cure: return it; outputs and final states come back from the scan.
 
-    final, hs = linrec.scan(step, h0, xs)
+    def step(h, x_t):
+        h = 0.5 * h + x_t
+        return h, h
+
+    def net(x):
+        final, hs = linrec.scan(step, torch.zeros_like(x[0]), x)
+        return hs + final
 """,
     ),
     "LR0502": Code(
@@ -26,13 +37,28 @@ Cure: return it; outputs and final states come back from the scan.
         """\
 A scan becomes a time domain of its own, and time domains do not nest.
 
-    for t in range(x.shape[1]):
-        h, _ = linrec.scan(step, h, pieces[t])
+    def step(h, x_t):
+        return 0.5 * h + x_t, h
+
+    def net(x):
+        h = torch.zeros_like(x[0, 0])
+        for t in range(x.shape[0]):
+            h, _ = linrec.scan(step, h, x[t])
+        return h
+
+    inputs = (torch.randn(12, 5, 2, 4),)
 
 Cure: let one scan walk over both, or write the inner one as a loop of fixed length, which a scan inside
 of the step of a scan is.
 
-    h, _ = linrec.scan(step, h, pieces.flatten(0, 1))
+    def step(h, x_t):
+        for _ in range(3):
+            h = 0.5 * h + x_t
+        return h, h
+
+    def net(x):
+        final, hs = linrec.scan(step, torch.zeros_like(x[0]), x)
+        return hs + final
 """,
     ),
     "LR0503": Code(
@@ -41,11 +67,11 @@ of the step of a scan is.
 Time is axis 0 of every leaf of xs, and all leaves have the same length, of which there must be at
 least one.
 
-    linrec.scan(step, h0, (x, 0.5))        # 0.5 has no time axis
+    final, hs = linrec.scan(lambda h, x_t: (h + x_t[0], h), torch.zeros(12, 4), (x, 0.5))
 
 Cure: what does not vary is read by the step itself, or expanded.
 
-    linrec.scan(lambda h, x_t: (0.5 * h + x_t, h), h0, x)
+    final, hs = linrec.scan(lambda h, x_t: (0.5 * h + x_t, h), torch.zeros(12, 4), x)
 """,
     ),
     "LR0504": Code(
@@ -53,11 +79,11 @@ Cure: what does not vary is read by the step itself, or expanded.
         """\
 A step returns the pair (state, output); its state has the structure, shapes, dtypes and devices of `init`.
 
-    linrec.scan(lambda h, x_t: (h + x_t, h), torch.zeros(()), x)          # x_t has shape (3,)
+    final, hs = linrec.scan(lambda h, x_t: (h + x_t, h), torch.zeros(()), x)    # a scalar state
 
 Cure: start from a state of the full shape.
 
-    linrec.scan(lambda h, x_t: (h + x_t, h), x.new_zeros(x.shape[1:]), x)
+    final, hs = linrec.scan(lambda h, x_t: (h + x_t, h), x.new_zeros(x.shape[1:]), x)
 """,
     ),
     "LR0511": Code(
@@ -66,11 +92,15 @@ Cure: start from a state of the full shape.
 Every symbol is an input, a state (a function of the time of the equations), a parameter, a
 constant or the step size.
 
-    linrec.equations([Eq(x(n), a * x(n - 1) + u(n))], inputs=[u], outputs=[x])             # what is a?
+    n, a = sympy.symbols("n a")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    net = linrec.equations([Eq(h(n), a * h(n - 1) + u(n))], inputs=[u], outputs=[h])           # what is a?
 
 Cure: give it a value, learnt (`parameters`) or not (`constants`).
 
-    linrec.equations([Eq(x(n), a * x(n - 1) + u(n))], inputs=[u], outputs=[x], parameters={a: 0.9})
+    n, a = sympy.symbols("n a")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    made = linrec.equations([Eq(h(n), a * h(n - 1) + u(n))], inputs=[u], outputs=[h], parameters={a: 0.9})
 """,
     ),
     "LR0512": Code(
@@ -79,39 +109,50 @@ Cure: give it a value, learnt (`parameters`) or not (`constants`).
 A difference equation gives x(n) from values at n and before; a differential equation gives multiples of
 x(t).diff(t) from values at t.
 
-    Eq(x(n), x(n + 1) + u(n))              # looks ahead
+    n, a = sympy.symbols("n a")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    net = linrec.equations([Eq(h(n), h(n + 1) + u(n))], inputs=[u], outputs=[h])               # looks ahead
 
 Cure: shift the equation until its newest value stands alone on the left.
 
-    Eq(x(n), x(n - 1) - u(n - 1))
+    n, a = sympy.symbols("n a")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    made = linrec.equations([Eq(h(n), h(n - 1) - u(n - 1))], inputs=[u], outputs=[h])
 """,
     ),
     "LR0513": Code(
         "a differential equation that cannot be made discrete as asked",
         """\
 A differential equation needs `step` (a number, a symbol or a signal) and a `method`. "zoh" and
-"foh" are exact for
-linear equations with constant coefficients, "bilinear" and "backward_euler" need linear ones, "euler" any.
+"foh" are exact for linear equations with constant coefficients, "bilinear" and "backward_euler" need
+linear ones, "euler" any.
 
-    linrec.equations([Eq(x(t).diff(t), -x(t) ** 3 + u(t))], inputs=[u], outputs=[x], step=0.1, method="zoh")
+    t = sympy.Symbol("t")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    cubic = [Eq(h(t).diff(t), -h(t) ** 3 + u(t))]
+    net = linrec.equations(cubic, inputs=[u], outputs=[h], step=0.1, method="zoh")
 
 Cure: choose a method that the equation has.
 
-    linrec.equations([Eq(x(t).diff(t), -x(t) ** 3 + u(t))], inputs=[u], outputs=[x], step=0.1, method="euler")
+    t = sympy.Symbol("t")
+    h, u = sympy.Function("h"), sympy.Function("u")
+    cubic = [Eq(h(t).diff(t), -h(t) ** 3 + u(t))]
+    made = linrec.equations(cubic, inputs=[u], outputs=[h], step=0.1, method="euler")
 """,
     ),
     "LR0521": Code(
         "coefficients or signals whose shapes do not fit together",
         """\
 A is (n, n), B (n, inputs), C (outputs, n) and D (outputs, inputs); sections are (S, 6); signals
-have the axes that
-the declared function states.
+have the axes that the declared function states.
 
-    linrec.system((A, B.T, C, D))          # B is (inputs, n)
+    A, B, C, D = np.eye(2) * 0.5, np.ones((2, 1)), np.ones((1, 2)), np.zeros((1, 1))
+    net = linrec.system((A, B.T, C, D))  # B is (n, inputs)
 
 Cure: transpose or reshape what is named.
 
-    linrec.system((A, B, C, D))
+    A, B, C, D = np.eye(2) * 0.5, np.ones((2, 1)), np.ones((1, 2)), np.zeros((1, 1))
+    made = linrec.system((A, B, C, D))
 """,
     ),
     "LR0522": Code(
@@ -119,67 +160,93 @@ Cure: transpose or reshape what is named.
         """\
 With more zeros than poles the output would depend on inputs that are yet to come.
 
-    linrec.system(([1.0, 2.0, 3.0], [1.0, 0.5]))
+    net = linrec.system(([1.0, 2.0, 3.0], [1.0, 0.5]))
 
 Cure: delay it until it is causal, by poles at 0.
 
-    linrec.system(([1.0, 2.0, 3.0], [1.0, 0.5, 0.0]))
+    made = linrec.system(([1.0, 2.0, 3.0], [1.0, 0.5, 0.0]))
 """,
     ),
     "LR0523": Code(
         "a system that cannot be read",
         """\
 Systems are scipy.signal objects, tuples and arrays of real coefficients, and objects with A, B, C,
-D; a continuous one
-needs a step size and a method.
+D; a continuous one needs a step size and a method.
 
-    linrec.system(scipy.signal.lti([1.0], [1.0, 1.0]))
+    net = linrec.system(scipy.signal.lti([1.0], [1.0, 1.0]))
 
 Cure: give what is missing.
 
-    linrec.system(scipy.signal.lti([1.0], [1.0, 1.0]), dt=0.01)
+    made = linrec.system(scipy.signal.lti([1.0], [1.0, 1.0]), dt=0.01)
 """,
     ),
     "LR0524": Code(
         "an unstable system",
         """\
 A remark, no error: some poles are on or outside of the unit circle, so outputs may grow without
-bound. The system
-computes what its coefficients say; learning them is not kept stable.
+bound. The system computes what its coefficients say; learning them is not kept stable.
 
-    linrec.filter([1.0], [1.0, -1.01])
+    made = linrec.filter([1.0], [1.0, -1.01])
 
 Cure: where that was not meant, move the named poles inside.
 
-    linrec.filter([1.0], [1.0, -0.99])
+    made = linrec.filter([1.0], [1.0, -0.99])
 """,
     ),
     "LR0531": Code(
         "a block diagram that cannot be read",
         """\
 Each node has data "block": "input", "output", "sum", a number, a module, or a system; each edge
-may have data
-"delay", a whole number of steps.
+may have data "delay", a whole number of steps.
 
-    graph.add_node("gain")                 # no block
+    graph = nx.DiGraph()
+    graph.add_node("u", block="input")
+    graph.add_node("s", block="sum")
+    graph.add_node("y", block="output")
+    graph.add_edges_from([("u", "s"), ("s", "y")])
+    graph.add_node("gain")  # no block
+    graph.add_edges_from([("s", "gain"), ("gain", "y")])
+    net = linrec.diagram(graph, inputs=["u"], outputs=["y"])
 
 Cure: say what the node does.
 
+    graph = nx.DiGraph()
+    graph.add_node("u", block="input")
+    graph.add_node("s", block="sum")
+    graph.add_node("y", block="output")
+    graph.add_edges_from([("u", "s"), ("s", "y")])
     graph.add_node("gain", block=0.5)
+    graph.remove_edge("s", "y")
+    graph.add_edges_from([("s", "gain"), ("gain", "y")])
+    made = linrec.diagram(graph, inputs=["u"], outputs=["y"])
 """,
     ),
     "LR0532": Code(
         "an algebraic loop without a unique solution",
         """\
 Signals that depend on each other within one step are solved for if they do so linearly, through
-sums, gains and
-systems, and if there is one solution.
+sums, gains and systems, and if there is one solution.
 
-    graph.add_edge("y", "y")               # y = y + u: none
+    graph = nx.DiGraph()
+    graph.add_node("u", block="input")
+    graph.add_node("s", block="sum")
+    graph.add_node("y", block="output")
+    graph.add_edges_from([("u", "s"), ("s", "y")])
+    graph.add_node("k", block=1.0)
+    graph.add_edges_from([("s", "k"), ("k", "s")])  # s = s + u: none
+    net = linrec.diagram(graph, inputs=["u"], outputs=["y"])
 
 Cure: put a delay on an edge of the cycle.
 
-    graph.add_edge("y", "y", delay=1)      # y[t] = y[t-1] + u[t]
+    graph = nx.DiGraph()
+    graph.add_node("u", block="input")
+    graph.add_node("s", block="sum")
+    graph.add_node("y", block="output")
+    graph.add_edges_from([("u", "s"), ("s", "y")])
+    graph.add_node("k", block=1.0)
+    graph.add_edge("s", "k", delay=1)              # s[t] = s[t-1] + u[t]
+    graph.add_edge("k", "s")
+    made = linrec.diagram(graph, inputs=["u"], outputs=["y"])
 """,
     ),
 }

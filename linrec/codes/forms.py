@@ -8,28 +8,28 @@ CODES: dict[str, Code] = {
     "LR2002": Code(
         "linear, and no parallel form for this structure yet",
         """\
-The recurrence was proven linear, but none of the parallel forms covers it: its state is made of integers, which
-parallel forms would round or overflow otherwise, or its structure has no form yet. It runs as written, and
-whatever does not depend on the state was moved out of the loop.
+The recurrence was proven linear, but none of the parallel forms covers it: a complex state that meets its
+own conjugate (linear over the real numbers only), states of different shapes that are coupled, a boolean
+state. It runs as written, and whatever does not depend on the state was moved out of the loop.
 
     def net(x):
         h = torch.zeros_like(x[:, 0])
         for t in range(x.shape[1]):
-            h = 2 * h + x[:, t]
+            h = 0.5 * h + 0.25 * h.conj() + x[:, t]
         return h
 
-    inputs = (torch.randint(0, 2, (2, 12, 4)),)
+    inputs = (torch.randn(2, 12, 4, dtype=torch.complex64),)
 
-Cure: make the state floating point.
+Cure: write it with a state that has a form, here the real and the imaginary part.
 
     def net(x):
-        x = x.double()
-        h = torch.zeros_like(x[:, 0])
+        r = i = torch.zeros_like(x[:, 0].real)
         for t in range(x.shape[1]):
-            h = 2 * h + x[:, t]
-        return h
+            r = 0.75 * r + x[:, t].real
+            i = 0.25 * i + x[:, t].imag
+        return torch.complex(r, i)
 
-    inputs = (torch.randint(0, 2, (2, 12, 4)),)
+    inputs = (torch.randn(2, 12, 4, dtype=torch.complex64),)
 """,
     ),
 }

@@ -50,11 +50,13 @@ Cure: close the string. The escapes are \\\\ \\" \\n \\t \\r and \\u{1f600}.
     "LR6003": Code(
         "something in the text is beyond a bound",
         """\
-So that any text is read in bounded time, it has at most 16,777,216 characters, tuples nest at most 64 deep, integers
-have at most 100 digits and a product in a size has at most 64 factors.
+So that any text is read in bounded time, it has at most 16,777,216 characters, tuples nest at most 64
+deep, integers have at most 100 digits and a product in a size has at most 64 factors.
 
     graph g(%x: f32[B]) {
-      %y = mul(%x, 10000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000)
+      %y = tensor(
+        [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[
+        ]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]])
       return %y
     }
 

@@ -67,11 +67,13 @@ Cure: compute with tensors what is no polynomial in the sizes, or do it outside.
 Rolling, convolving, padding or summing the state is a matrix along an axis, and the size of that matrix
 must be known. Axes of a fixed size are; the batch axis and the time axis differ from call to call.
 
-    h = a * torch.roll(h, 1, dims=0) + x[:, t]      # mixes the rows of the batch
+    for t in range(x.shape[1]):
+        h = a * torch.roll(h, 1, dims=0) + x[:, t]      # mixes the rows of the batch
 
 Cure: mix along an axis that belongs to the model.
 
-    h = a * torch.roll(h, 1, dims=-1) + x[:, t]
+    for t in range(x.shape[1]):
+        h = a * torch.roll(h, 1, dims=-1) + x[:, t]
 """,
     ),
     "LR1298": Code(

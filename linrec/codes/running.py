@@ -102,9 +102,9 @@ Cure: normalise outside the model, or run the rows apart.
     "LR5001": Code(
         "results disagree",
         """\
-Values differ by more than rounding explains: on the first call between the compiled program and the original
-(from then on the original runs, so results stay right), or in `linrec verify` before and after a pass. The program
-plays a defect of linrec: a coefficient that changes while passes run.
+Values differ by more than rounding explains: on the first call between the compiled program and the
+original (from then on the original runs, so results stay right), or in `linrec verify` before and after a
+pass. The program plays a defect of linrec: a coefficient that changes while passes run.
 
     def wrong(graph):
         return parse(show(graph).replace("0.9", "0.5"))
@@ -112,8 +112,8 @@ plays a defect of linrec: a coefficient that changes while passes run.
     with watching(Injected("cse", wrong)):
         y = linrec.compile(decay)(x)               # warns; report.verification says by how much
 
-Cure: this is never your doing. One recurrence can stay a loop while the others are parallel; `linrec bisect` names the
-rewrite, `linrec reduce` makes the smallest program that shows it.
+Cure: this is never your doing. One recurrence can stay a loop while the others are parallel; `linrec
+bisect` names the rewrite, `linrec reduce` makes the smallest program that shows it.
 
     y = linrec.compile(decay, forms={"r0": "sequential"})(x)
 """,
@@ -121,11 +121,12 @@ rewrite, `linrec reduce` makes the smallest program that shows it.
     "LR5002": Code(
         "gradients disagree",
         """\
-Values agree and gradients do not: a pass cut one, or gave a derivative that is not that of the program. The program
-plays such a defect of linrec.
+Values agree and gradients do not: a pass cut one, or gave a derivative that is not that of the program.
+The program plays such a defect of linrec.
 
     def wrong(graph):
-        return parse(show(graph).replace("mul(%h[-1], 0.9)", "mul(%d, 0.9)").replace("  %p =", cut + "  %p ="))
+        text = show(graph).replace("mul(%h[-1], 0.9)", "mul(%d, 0.9)")
+        return parse(text.replace("  %p =", cut + "  %p ="))
 
     cut = "  %d = detach(%h[-1]) : f32[B] @t\\n"
 
@@ -140,15 +141,16 @@ that shows it.
     "LR5003": Code(
         "what a pass says of a recurrence does not hold",
         """\
-Passes keep records of recurrences: members, states, whether the step is linear, its structure, its form. Validation
-tests each record where it is written. The program plays a pass that misses an output.
+Passes keep records of recurrences: members, states, whether the step is linear, its structure, its form.
+Validation tests each record where it is written. The program plays a pass that misses an output.
 
     def wrong(graph):
         return parse(show(graph).replace("outputs(%h)", "outputs(%p)"))
 
     made = optimize(leaky, hooks=[Injected("find-recurrences", wrong), VerifyEach()])
 
-Cure: this is never your doing, unless you edited the record in a text: leave it out, and the passes write it anew.
+Cure: this is never your doing, unless you edited the record in a text: leave it out, and the passes write
+it anew.
 
     made = optimize(replace(leaky, recurrences=()), hooks=[VerifyEach()])
 """,
@@ -156,11 +158,11 @@ Cure: this is never your doing, unless you edited the record in a text: leave it
     "LR5004": Code(
         "a value does not have the type it is declared with",
         """\
-Forms are chosen by the types in the graph, so a wrong one matters even where the numbers are right. Validation
-compares every value with its type.
+Forms are chosen by the types in the graph, so a wrong one matters even where the numbers are right.
+Validation compares every value with its type.
 
     def wrong(graph):
-        return parse(show(graph).replace("%p = mul(%h[-1], 0.9) : f32[B]", "%p = mul(%h[-1], 0.9) : f32[B, 1]"))
+        return parse(show(graph).replace("0.9) : f32[B]", "0.9) : f32[B, 1]"))
 
     made = optimize(leaky, hooks=[Injected("cse", wrong), VerifyEach()])
 

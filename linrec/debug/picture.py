@@ -86,14 +86,14 @@ def _edges(graph: Graph, places: dict[str, tuple[int, int]]) -> Iterator[str]:
             start: tuple[float, float]
             end: tuple[float, float]
             if use.delay:
-                start, end = (a + WIDTH, b + HEIGHT / 2), (x + WIDTH, y + HEIGHT / 2)
+                start, end = (a + WIDTH, b + HEIGHT // 2), (x + WIDTH, y + HEIGHT // 2)
                 bend = max(start[0], end[0]) + GAP_X
                 path = f"M {start[0]} {start[1]} C {bend} {start[1]}, {bend} {end[1]}, {end[0]} {end[1]}"
                 middle = (start[1] + end[1]) / 2
                 yield f'<path class="edge delayed" {ends} d="{path}" marker-end="url(#arrow)"/>'
                 yield f'<text class="delay" x="{bend - 6}" y="{middle}">z<tspan dy="-4">-{use.delay}</tspan></text>'
                 continue
-            start, end = (a + WIDTH / 2, b + HEIGHT), (x + WIDTH / 2, y)
+            start, end = (a + WIDTH // 2, b + HEIGHT), (x + WIDTH // 2, y)
             half = (start[1] + end[1]) / 2
             path = f"M {start[0]} {start[1]} C {start[0]} {half}, {end[0]} {half}, {end[0]} {end[1]}"
             kind = "edge initial" if use.name in initial else "edge"
