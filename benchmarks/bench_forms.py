@@ -1,6 +1,6 @@
 """Every structure, compiled from its naive loop, beside that loop, hand-written forms and the floor of bare work.
 
-    python benchmarks/bench_forms.py [--quick] [--only TEXT] [--repeat N] [--threads N] [--json FILE] [--plot FILE]
+    python benchmarks/bench_forms.py [--quick] [--only TEXT] [--skip-loop] [--repeat N] [--threads N] [--json FILE] [--plot FILE]
 
 One process, interleaved, medians; the ratios are what holds on a shared machine. Forward without gradients, and a
 train step (forward and backward to all inputs and parameters, fresh gradients).
@@ -64,14 +64,14 @@ def medians(runs: dict[str, Callable[[], object]], repeat: int) -> dict[str, flo
     return {name: statistics.median(times) for name, times in seen.items()}
 
 
-def measure(w: Workload, repeat: int) -> dict[str, Any]:
+def measure(w: Workload, repeat: int, with_loop: bool) -> dict[str, Any]:
     """Forward and train step of one workload."""
     net: Any = linrec.compile(w.loop, verify="off")
     found: dict[str, Any] = {"workload": w.name}
     for what, make in (("forward", forward), ("train", train_step)):
         runs = {"compiled": make(net, w.inputs)}
         runs |= {name: make(peer, w.inputs) for name, peer in w.peers.items()}
-        if not w.slow_loop:
+        if with_loop and not w.slow_loop:
             runs["loop"] = make(w.loop, w.inputs)
         floor = w.floor if what == "forward" else w.floor_train or w.floor
         runs["floor"] = forward(floor, w.inputs) if w.floor_train or what == "forward" else make(floor, w.inputs)
@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: a check that everything runs")
     parser.add_argument("--only", default="", help="workloads whose name holds this text")
+    parser.add_argument("--skip-loop", action="store_true", help="do not time the loops as written: they take minutes")
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -131,7 +132,7 @@ def main() -> None:
     results = []
     for w in workloads(options.quick):
         if options.only in w.name:
-            results.append(measure(w, options.repeat))
+            results.append(measure(w, options.repeat, not options.skip_loop))
             show(results[-1])
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "native": native.status()}
     if options.json:
