@@ -31,7 +31,7 @@ from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
 from linrec.reports import Report, Verification
-from linrec.sizes import Size, evaluate
+from linrec.sizes import Dim, Size, evaluate
 from linrec.verification import STEPS, compare
 
 log = logging.getLogger("linrec")
@@ -85,6 +85,12 @@ class Compiled:
     report: Report
     rejected: bool = False
     example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
+    least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
+
+    def __post_init__(self) -> None:
+        graph = self.captured.graph
+        picked = [op.args[1] for op in graph.ops if op.kind == "pick"]
+        self.least = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
 
     def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
         """The named lengths of a call, None if its shapes are not ones this program holds for."""
@@ -116,7 +122,7 @@ class Compiled:
         """Are there more steps than the loop treats specially, and no arguments that are written to and overlap?"""
         if any(path.startswith("argument:") for path, _ in self.graph.effects) and _share_memory(tensors):
             return False
-        return lengths.get("T", 2) > 1 and all(evaluate(t.trip, lengths) >= 1 for t in self.captured.graph.times)
+        return lengths.get("T", 2) > 1 and all(evaluate(n, lengths) >= 0 for n in self.least)
 
     def fits(self) -> bool:
         """Have the captured tensors the types they had?"""

@@ -227,11 +227,9 @@ class _Tracer:
         """Which sizes to leave free and which to take for further time axes: all free, equal ones together, what one by one show, none."""
         if groups:
             yield groups, {}
-            joined: dict[int, tuple[str, list[Axis]]] = {}
-            for name, group in groups.items():
-                joined.setdefault(self.shapes[group[0][0]][group[0][1]], (name, []))[1].extend(group)
+            joined = self.joined(groups)
             if len(joined) < len(groups):
-                yield dict(joined.values()), {}
+                yield joined, {}
             base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
             free: Groups = {}
@@ -252,6 +250,18 @@ class _Tracer:
             if free and free != groups:
                 yield free, {}
         yield {}, {}
+
+    def joined(self, groups: Groups) -> Groups:
+        """Groups of equal length as one, named as a batch (B) only if none of its axes is the last of several."""
+        equal: dict[int, list[str]] = {}
+        for name, group in groups.items():
+            equal.setdefault(self.shapes[group[0][0]][group[0][1]], []).append(name)
+        found: Groups = {}
+        for names in equal.values():
+            axes = [axis for name in names for axis in groups[name]]
+            inner = any(d == len(self.shapes[i]) - 1 > 0 for i, d in axes)
+            found[max(names, key=lambda n: (n[0] == "N") == inner)] = axes
+        return found
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""

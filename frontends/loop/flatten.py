@@ -18,11 +18,10 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linrec.errors import CaptureError
-from linrec.frontends.loop.declared import MARKS, PREFIX, is_mark
+from linrec.frontends.loop.declared import MARKS, PREFIX
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Trace
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
-from linrec.linear.random import RANDOM
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -387,6 +386,7 @@ def _grown(ops: list[Op], flat: Flat) -> list[Op]:
     readers.update(u.name for u in uses_in(tuple(flat.outputs)))
     readers.update(flat.mutated.values())
     joined: dict[str, Op] = {}
+    absorbed: set[str] = set()
     for op in ops:
         dim = op.args[1] if len(op.args) > 1 else dict(op.attrs).get("dim", 0)
         if op.kind == "cat" and isinstance(op.args[0], tuple) and isinstance(op.type, Type) and isinstance(dim, int):
@@ -395,10 +395,11 @@ def _grown(ops: list[Op], flat: Flat) -> list[Op]:
                 inner = joined.get(item.name) if isinstance(item, Use) and readers[item.name] == 1 else None
                 if inner is not None and inner.args[1] == dim % len(op.type.shape) and isinstance(inner.args[0], tuple):
                     items += inner.args[0]
+                    absorbed.add(inner.result)
                 else:
                     items.append(item)
             joined[op.result] = replace(op, args=(tuple(items), dim % len(op.type.shape)), attrs=())
-    return [joined.get(op.result, op) for op in ops]
+    return [joined.get(op.result, op) for op in ops if op.result not in absorbed]
 
 
 def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
@@ -448,12 +449,18 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     return new
 
 
+_ELEMENTS = frozenset({"select", "slice", "select_scatter", "slice_scatter"})
+
+
 def _read(ops: list[Op], flat: Flat) -> list[Op]:
-    """Ops that something returned depends on, random ones, which move the generator on, and marks of scans."""
+    """Without reads and writes of elements that nothing reads: in-place code leaves them, in the first steps only.
+
+    Other ops stay: a step whose result is not used, as the last one's often is, is a step of the loop all the same.
+    """
     needed = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
     kept: list[Op] = []
     for op in reversed(ops):
-        if op.result in needed or op.kind in RANDOM or is_mark(op):
+        if op.result in needed or op.kind not in _ELEMENTS:
             kept.append(op)
             needed |= {use.name for use in op.uses()}
     return kept[::-1]
