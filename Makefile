@@ -1,5 +1,6 @@
 # Every target first sets up .venv if it is missing or older than what it is made from.
 #   make VENV_FLAGS=--system-site-packages    keeps what the machine already has, such as a torch built for its GPU
+#   make fuzz N=20000 SEED=0                  judges programs SEED .. SEED+N-1, into the folder out/fuzz
 #   make demo DATA=folder EPOCHS=15           trains on the official MNIST files of a folder
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -7,12 +8,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV_FLAGS ?=
 DATA ?=
 EPOCHS ?= 15
+N ?= 2000
+SEED ?= 0
 
 BIN := .venv/bin
 LINT = $(BIN)/ruff check --quiet && $(BIN)/lint-imports --no-logo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check fix bench clean
+.PHONY: help demo test test-all fuzz check fix bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +30,9 @@ test: .venv/stamp  ## cheap lint, then all tests not marked slow
 test-all: .venv/stamp  ## cheap lint, then all tests
 	$(LINT)
 	$(BIN)/pytest -q
+
+fuzz: .venv/stamp  ## judge N random programs from number SEED on; goes on where it was cut off
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --programs $(N) --seed $(SEED) --folder out/fuzz --shrink 60
 
 check: .venv/stamp  ## format, lint, import arrows, types
 	$(BIN)/ruff format --check

@@ -102,7 +102,7 @@ def plot(file: Path, clean: Tensor, noisy: Tensor, found: Tensor) -> None:
     axes[0].set_title("as it arrives: mains hum and noise", loc="left", fontsize=10)
     axes[1].plot(seconds, clean[shown], color="0.7", linewidth=2, label="recorded")
     axes[1].plot(seconds, found[shown], color="C0", linewidth=1, label="filtered, chunk by chunk")
-    axes[1].legend(frameon=False, fontsize=9, loc="upper right")
+    axes[1].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     for ax in axes:
         ax.set_ylabel("mV")
     axes[1].set_xlabel("seconds")
@@ -128,7 +128,7 @@ def main() -> None:
         sys.exit(f"streaming: {error}")
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    net = linrec.compile(Denoiser())
+    net: Any = linrec.compile(Denoiser())
     losses = train(net, signal, options.steps, generator)
     print(net.report)
     net.export_step(str(options.onnx) if options.onnx else None)

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
-from linrec.errors import CaptureError, LinrecError, NotLinearError, StateError
+from linrec.errors import CaptureError, NotLinearError, StateError
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
 from linrec.ir import Graph, specialized
@@ -308,7 +308,7 @@ class Engine:
             if self.options.strict and not any(0 in s or 1 in s for s in shapes):
                 raise
             return self._original(args, kwargs)
-        except LinrecError:
+        except (NotLinearError, StateError):
             raise
         except Exception as error:
             # the program itself fails on these arguments: let it, in its own words

@@ -178,7 +178,9 @@ def _default(function: types.FunctionType, which: int | str) -> Any:
 
 
 def _element(container: Getter, key: Any) -> Any:
-    return container()[key]
+    held = container()
+    # a subclass's own way of looking up is the user's code: not to be run, and it may make something new
+    return dict.__getitem__(held, key) if isinstance(held, dict) else held[key]
 
 
 def _is_library(name: str | None) -> bool:

@@ -378,7 +378,7 @@ class Writer:
             if f.inverse:
                 value = self.make("reciprocal", (self.cast(value),), split)
             if f.conjugate and self.dtype[0] == "c":
-                value = self.make("conj", (self.cast(value),), split)
+                value = self.make("conj_physical", (self.cast(value),), split)
             operands.append(self.cast(value))
             parts.append("".join(letters.setdefault(x, _letter(len(letters))) for x in flat))
         result = "".join(letters[x] for x in out)

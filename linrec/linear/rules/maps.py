@@ -126,6 +126,15 @@ def _dimensions(op: Op, rank: int) -> tuple[int, ...] | None:
     return tuple(d % rank for d in dims if isinstance(d, int))
 
 
+@rule("repeat", semirings=ALL)
+def _repeat(op: Op, build: Builder) -> Form | Refusal:
+    rank, times = len(build.type(op.args[0]).shape), op.args[1]
+    assert isinstance(times, tuple)
+    more = len(times) - rank
+    mixed = [i for i in range(rank) if times[more + i] != 1]
+    return mapped(op, build, Axes(0, mixed, {i: more + i for i in range(rank) if i not in mixed}))
+
+
 @rule("gather", semirings=ALL)
 def _gather(op: Op, build: Builder) -> Form | Refusal:
     given, dim = build.type(op.args[0]).shape, op.args[1]
@@ -209,6 +218,8 @@ def _type(op: Op) -> Type:
 
 @rule("cumsum", "diff")
 def _running(op: Op, build: Builder) -> Form | Refusal:
+    if op.kind == "diff" and any(build.form(a) is not None for a in (*op.args[3:], *dict(op.attrs).values())):
+        return Refusal("LR1299", op.result, "no rule for `diff` with the state before or after it")
     rank = len(build.type(op.args[0]).shape)
     dim = op.args[1] if op.kind == "cumsum" else dict(op.attrs).get("dim", op.args[2] if len(op.args) > 2 else -1)
     assert isinstance(dim, int)

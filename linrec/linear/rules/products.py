@@ -214,18 +214,36 @@ def _times(term: Term, number: Arg) -> Term:
     return term if number == 1 else term.times(Factor(number))
 
 
+def _spelled_out(equation: str, ranks: list[int]) -> str:
+    """The equation with letters for `...`: those of the axes it stands for, aligned on the right."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    if "..." not in inputs:
+        return f"{inputs}{arrow}{output}"
+    parts = inputs.split(",")
+    widths = [rank - len(p.replace("...", "")) if "..." in p else 0 for p, rank in zip(parts, ranks, strict=True)]
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation][: max(widths)]
+    named = [p.replace("...", "".join(free[len(free) - w :])) for p, w in zip(parts, widths, strict=True)]
+    letters = inputs.replace("...", "").replace(",", "")
+    made = (
+        output.replace("...", "".join(free))
+        if arrow
+        else "".join(free) + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    )
+    return f"{','.join(named)}->{made}"
+
+
 @rule("einsum")
 def _einsum(op: Op, build: Builder) -> Form | Refusal:
     equation, operands = op.args[0], op.args[1]
     assert isinstance(equation, str) and isinstance(operands, tuple)
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    inputs, arrow, output = _spelled_out(equation, [len(build.type(o).shape) for o in operands]).partition("->")
     parts = inputs.split(",")
     letters = "".join(parts)
     if not arrow:
         output = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     places = [i for i, operand in enumerate(operands) if build.form(operand) is not None]
-    if "." in equation or any(len(set(p)) != len(p) for p in parts):
-        return Refusal("LR1299", op.result, "no rule for `einsum` with `...` or a repeated index")
+    if any(len(set(p)) != len(p) for p in parts):
+        return Refusal("LR1299", op.result, "no rule for `einsum` with a repeated index")
     if len(places) != 1:
         return Refusal(
             "LR1201", op.result, "`einsum` multiplies the state with itself",
