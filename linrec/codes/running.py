@@ -120,12 +120,12 @@ steps for all).
     def net(x):
         h = torch.zeros_like(x[:, 0])
         for t in range(x.shape[1]):
-            h = 0.5 * h + x[:, t] - x[:, t].mean(0)          # every row depends on every other
+            h = 0.5 * h + x[:, t].flip(0)          # every row reads another
         return h
 
     y = linrec.compile(net)(x, lengths=lengths)
 
-Cure: normalise outside the model, or run the rows apart.
+Cure: mix rows outside the model, or run the rows apart.
 
     def net(x):
         h = torch.zeros_like(x[:, 0])
@@ -133,7 +133,7 @@ Cure: normalise outside the model, or run the rows apart.
             h = 0.5 * h + x[:, t]
         return h
 
-    y = linrec.compile(net)(x - x.mean(0), lengths=lengths)
+    y = linrec.compile(net)(x.flip(0), lengths=lengths)
 """,
     ),
     "LR5001": Code(
