@@ -120,7 +120,7 @@ steps for all).
     def net(x):
         h = torch.zeros_like(x[:, 0])
         for t in range(x.shape[1]):
-            h = 0.5 * h + x[:, t].flip(0)          # every row reads another
+            h = a * h + x[:, t] - x[:, t].mean(0)  # every row reads every other
         return h
 
     y = linrec.compile(net)(x, lengths=lengths)
@@ -130,10 +130,10 @@ Cure: mix rows outside the model, or run the rows apart.
     def net(x):
         h = torch.zeros_like(x[:, 0])
         for t in range(x.shape[1]):
-            h = 0.5 * h + x[:, t]
+            h = a * h + x[:, t]
         return h
 
-    y = linrec.compile(net)(x.flip(0), lengths=lengths)
+    y = linrec.compile(net)(x - x.mean(0), lengths=lengths)
 """,
     ),
     "LR5001": Code(

@@ -7,7 +7,7 @@ that wrote it. A claim that holds passes for every draw; one that does not fails
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import networkx as nx
@@ -164,12 +164,11 @@ class _Probe:
             {k: a - b for (k, a), b in zip(self.step(rest, _sum(p, d)).items(), self.step(rest, p).values(), strict=True)}
             for p in (s, other)
         ]  # fmt: skip
-        values = self.step(rest, s)
+        now = self.step(rest, s)
         for name in self.r.states:
-            if _far(moved[0][name], moved[1][name], values[name]):
+            if _far(moved[0][name], moved[1][name], now[name]):
                 yield f"{self.r.kind}, but %{name} is not affine in the state"
                 return
-        now = self.step(rest, s)
         weights = {k: torch.randn(v.shape, generator=self.generator, dtype=v.dtype) for k, v in now.items()}
         total = _real_sum(now, weights)
         if not total.requires_grad:
@@ -255,4 +254,8 @@ def _log_mean(a: Tensor, b: Tensor) -> Tensor:
 
 
 # an offset stays as it is when two values that hold it are mixed
-_MIXES = {"max-plus": torch.maximum, "min-plus": torch.minimum, "log-sum-exp": _log_mean}
+_MIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "max-plus": torch.maximum,
+    "min-plus": torch.minimum,
+    "log-sum-exp": _log_mean,
+}
