@@ -121,18 +121,20 @@ Cure: give the transition a structure: diagonal, the same at every step, or smal
     "LR4004": Code(
         "a recurrent form needs a loop over every step",
         """\
-The first steps of this loop are special (it starts at 1 or 2, or from None), so one step does not
-describe the program yet.
+A step of the program must be a step of the loop. Here a step is read by its number, or the loop takes
+every second step, or a result has more entries than there are steps.
 
     def net(x):
-        y = [x[:, 0]]
-        for t in range(1, x.shape[1]):
-            y.append(0.5 * y[-1] + x[:, t])
-        return torch.stack(y, 1)
+        h = torch.zeros_like(x[:, 0])
+        y = []
+        for t in range(x.shape[1]):
+            h = 0.5 * h + x[:, t]
+            y.append(h)
+        return y[3]                                # which of the steps returns it?
 
     rnn = linrec.compile(net).recurrent(x)         # raises StateError
 
-Cure: start from a state before the first step.
+Cure: return every step, or the last, and choose outside.
 
     def net(x):
         h = torch.zeros_like(x[:, 0])

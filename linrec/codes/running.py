@@ -16,6 +16,7 @@ where the program has one, and that length must be the one of the input. Nothing
 
 Cure: start anew with state=None, or keep the rows that go on.
 
+    y, state = rnn(x8)
     y, state = rnn(x4, state=linrec.state_index(state, [0, 2, 5, 7]))
 """,
     ),
@@ -62,12 +63,24 @@ Cure: compile it for its parallel form, which looks ahead freely, or separate th
         """\
 A state before the first step exists without inputs only if it does not come from them.
 
-    h = x[:, 0]                          # the state starts as the first input
-    rnn.init_state(8)
+    def net(x):
+        h = x[:, 0]                                # the state starts as the first input
+        for t in range(x.shape[1]):
+            h = 0.5 * h + x[:, t]
+        return h
+
+    rnn = linrec.compile(net).recurrent(x)
+    state = rnn.init_state(8)
 
 Cure: start with state=None, which takes the first input there is, or give the inputs.
 
-    y_t, state = rnn.step(x[:, 0])
+    def net(x):
+        h = x[:, 0]                                # the state starts as the first input
+        for t in range(x.shape[1]):
+            h = 0.5 * h + x[:, t]
+        return h
+
+    rnn = linrec.compile(net).recurrent(x)
     state = rnn.init_state(x)
 """,
     ),
@@ -77,13 +90,24 @@ Cure: start with state=None, which takes the first input there is, or give the i
 What is exported or written out as a step must hold for every step, and for every weight. Here the first
 steps are special (a state that begins as None, a loop from 1), or a large tensor is not in the state_dict.
 
-    h = None
-    for t in range(x.shape[1]):
-        h = x[:, t] if h is None else a * h + x[:, t]
+    def net(x):
+        h = None
+        for t in range(x.shape[1]):
+            h = x[:, t] if h is None else 0.5 * h + x[:, t]
+        return h
 
-Cure: start from a state before the first step; register tensors as buffers. `rnn.step` itself works either way.
+    text = linrec.step_source(net, x)
 
-    h = torch.zeros_like(x[:, 0])
+Cure: start from a state before the first step; register tensors as buffers. `rnn.step` itself works either
+way.
+
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = 0.5 * h + x[:, t]
+        return h
+
+    text = linrec.step_source(net, x)
 """,
     ),
     "LR4008": Code(
@@ -93,10 +117,23 @@ Cure: start from a state before the first step; register tensors as buffers. `rn
 axis, no operator that mixes rows, and a state in which rows have no part in common (such as one count of
 steps for all).
 
-    x = (x - x.mean(0)) / x.std(0)       # every row depends on every other
-    net(x, lengths=n)
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = a * h + x[:, t] - x[:, t].mean(0)  # every row reads every other
+        return h
 
-Cure: normalise outside the model, or run the rows apart.
+    y = linrec.compile(net)(x, lengths=lengths)
+
+Cure: mix rows outside the model, or run the rows apart.
+
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = a * h + x[:, t]
+        return h
+
+    y = linrec.compile(net)(x - x.mean(0), lengths=lengths)
 """,
     ),
     "LR5001": Code(
@@ -194,10 +231,10 @@ Law 2: folding `step` over an input equals running all of it, final state includ
 that touches the step alone.
 
     def wrong(graph):
-        is_step = all(r.form == "sequential" for r in graph.recurrences)
+        is_step = not graph.times                  # a step has no loop
         return parse(show(graph).replace("0.9", "0.5")) if is_step else None
 
-    with watching(Injected("lower", wrong)):
+    with watching(Injected("cse", wrong)):
         codes = [v.code for v in check_laws(decay, [x], laws=["L2"])]
 
 Cure: this is never your doing; run the sequence in chunks until it is mended.

@@ -82,7 +82,9 @@ def _check_type(op: Op, value: Any, lengths: Mapping[str, int]) -> None:
     if any(not names_of(d) <= lengths.keys() for d in op.type.shape):
         return
     wanted = tuple(evaluate(d, lengths) for d in op.type.shape)
-    if tuple(value.shape) != wanted:
+    # what is made of a number, an initial state of 0 say, may still have to be broadcast
+    spread = (1,) * (len(wanted) - value.dim()) + tuple(value.shape)
+    if len(spread) != len(wanted) or any(have not in (1, want) for have, want in zip(spread, wanted, strict=True)):
         raise VerifyError(
             "LR5004", f"%{op.result} is declared {op.type}, here {list(wanted)}, and is {list(value.shape)}",
             help="a pass gave an op a type that it does not have",
@@ -127,8 +129,10 @@ def worst(old: Outcome, new: Outcome) -> float:
     for what, value in old.values.items():
         other = new.values.get(what)
         if isinstance(value, Tensor) and isinstance(other, Tensor) and value.shape == other.shape and value.numel():
+            if value.dtype == torch.bool:
+                continue
             size = float(value.abs().nan_to_num(0.0).amax())
-            error = float((value - other).abs().nan_to_num(0.0).amax()) if value.dtype != torch.bool else 0.0
+            error = float((value - other).abs().nan_to_num(0.0).amax())
             found = max(found, error / size if size else error)
     return found
 

@@ -18,7 +18,7 @@ def trace(
 
     `sources=False` leaves out the user's files and lines. Raises CaptureError where the call cannot be captured.
     """
-    function = getattr(model, "__wrapped__", model)
+    function = model.__wrapped__ if hasattr(model, "_linrec_engine") and hasattr(model, "__wrapped__") else model
     forward = getattr(type(function), "_linrec_forward", None)
     function = forward.__get__(function) if forward is not None else getattr(function, "forward", function)
     name = getattr(model, "__name__", type(model).__name__)
