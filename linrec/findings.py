@@ -9,7 +9,7 @@ from importlib import metadata
 
 import torch
 
-from linrec import ir
+from linrec import ir, native
 from linrec.frontends.loop import Capture
 from linrec.frontends.loop.counters import Unreadable
 from linrec.linear.cost import Estimate, pays_from
@@ -23,7 +23,8 @@ def versions() -> dict[str, str]:
         own = metadata.version("linrec")
     except metadata.PackageNotFoundError:
         own = "unknown"
-    return {"torch": torch.__version__.partition("+")[0], "linrec": own}
+    kernels = "plain" if native.library() is None else "compiled"
+    return {"torch": torch.__version__.partition("+")[0], "linrec": own, "kernels": kernels}
 
 
 def build(

@@ -7,6 +7,7 @@ is short: the loop is no candidate, its cost says from which length the form pay
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -137,13 +138,14 @@ def is_final(graph: Graph, recurrence: Recurrence) -> bool:
     return all(op.kind == "last" for o in recurrence.outputs for op in readers.get(o, []) if op.result not in members)
 
 
-def is_frozen(system: System, frozen: frozenset[str]) -> bool:
-    """Do the coefficients depend on nothing that changes from call to call?"""
+def is_frozen(system: System, frozen: frozenset[str], rows: Collection[str] | None = None) -> bool:
+    """Do the coefficients, those of some rows alone if given, depend on nothing that changes from call to call?"""
     edges = system.graph.edges()
     inputs = {i.name for i in system.graph.inputs}
     read = {
         use.name
-        for terms in system.terms.values()
+        for (row, _), terms in system.terms.items()
+        if rows is None or row in rows
         for term in terms
         for factor in term.factors
         if (use := factor.value) is not None and hasattr(use, "name")

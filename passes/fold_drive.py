@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from linrec.ir import Graph, Recurrence, Use
+import networkx as nx
+
+from linrec.ir import Graph, Op, Recurrence, Use
 from linrec.linear.analysis import driven_by
 from linrec.linear.folding import folds, width
 from linrec.manager import Context, Pass
@@ -42,7 +44,9 @@ class FoldDrive(Pass):
                     break
                 chain.append(op.result)
                 current = source
-                if width(graph, current.name) <= least:
+                # a coefficient that is learned makes the response change: it must at least narrow the drive
+                free = least if _is_frozen(graph, op, source, context.frozen) else least - 1
+                if width(graph, current.name) <= free:
                     best, least = len(chain), width(graph, current.name)
             if best and context.allows(recurrence.name):
                 members = set(chain[:best])
@@ -54,6 +58,13 @@ class FoldDrive(Pass):
                     "passed", recurrence.name, f"driven by %{_end(graph, chain[best - 1])} instead of %{drive.name}"
                 )
         return recurrence
+
+
+def _is_frozen(graph: Graph, op: Op, source: Use, frozen: frozenset[str]) -> bool:
+    """Do the coefficients of a map depend on nothing that changes from call to call?"""
+    edges, inputs = graph.edges(), {i.name for i in graph.inputs}
+    names = {u.name for u in op.uses() if u != source}
+    return all((nx.ancestors(edges, n) | {n}) & inputs <= frozen for n in names)
 
 
 def _end(graph: Graph, name: str) -> str:

@@ -162,3 +162,5 @@ def test_two_level_responses(count: int) -> None:
     _, a, g, c, d = (x.detach() for x in system(2, 3, 2, 2, count))
     want = [d, *(c @ torch.linalg.matrix_power(a, k) @ g for k in range(count - 1))]
     torch.testing.assert_close(lti.lti_impulse(a, g, c, d, count, False), torch.stack(want), rtol=1e-11, atol=1e-12)
+    read = lti.lti_read(lti.lti_states(a, g, count), c, d)
+    torch.testing.assert_close(read, torch.stack(want), rtol=1e-11, atol=1e-12)

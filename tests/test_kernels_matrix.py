@@ -170,6 +170,16 @@ def test_single_precision(path: str) -> None:
     check(500, recurrence(500, "scalar", "v", dtype=torch.float32, sizes=(16, 16)), 2e-5)
 
 
+def test_scratch_memory_is_never_read_before_it_is_written() -> None:
+    """Freed memory full of nan comes back as scratch: lanes past the end of K must not be made of it."""
+    p = recurrence(40, "key", "b", sizes=(4, 5), passing=(1,))
+    for size in range(64, 4096, 64):
+        poison = [torch.full((size,), torch.nan, dtype=torch.float64) for _ in range(8)]
+        del poison
+        grads = torch.autograd.grad(run(40, p)[0].sum(), p.given())
+        assert all(torch.isfinite(g).all() for g in grads)
+
+
 def test_complex() -> None:
     check(67, recurrence(67, "key", "b", dtype=torch.complex128), 1e-10)
     check(67, recurrence(67, "full", "v", dtype=torch.complex128), 1e-10)

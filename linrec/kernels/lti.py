@@ -73,6 +73,20 @@ def lti_impulse(a: Tensor, g: Tensor, c: Tensor, d: Tensor, length: int, plain: 
     return torch.cat([d64.unsqueeze(0), _responses(a64, g64, c.to(wide), length - 1)])[:length].to(kept)
 
 
+def lti_states(a: Tensor, g: Tensor, length: int) -> Tensor:
+    """The response of the states, G, A G, ..., A^(T-2) G, (T-1, g, n, p); built in double precision and cast."""
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return powers(a.to(wide), g.to(wide), max(length - 1, 0)).to(torch.float32 if a.dtype in _HALF else a.dtype)
+
+
+def lti_read(states: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The impulse response of what is read: K[0] = D, K[k] = C states[k-1]; one product, O(T g q n p)."""
+    count, groups, n, p = states.shape
+    rows = states.permute(1, 2, 0, 3).reshape(groups, n, count * p)
+    read = (c.to(states.dtype) @ rows).reshape(groups, c.shape[1], count, p).permute(2, 0, 1, 3)
+    return torch.cat([d.to(states.dtype).unsqueeze(0), read])
+
+
 def _responses(a: Tensor, g: Tensor, c: Tensor, count: int) -> Tensor:  # -> (count, g, q, p)
     """C G, C A G, C A^2 G, ...: with k = i L + j the product of C A^(i L), for all i, with A^j G, for all j.
 

@@ -1,6 +1,7 @@
 """Lowering of time-invariant systems: the recurrence as ops on whole tensors.
 
     lti_impulse(A, G, C, D, T)     K[0] = D, K[k] = C A^(k-1) G       (T, g, q, p)
+    lti_states(A, G, T)            A^(k-1) G, and lti_read(states, C, D) makes K of them
     lti_convolution(w, K, F, ...)  y[t] = sum_k K[k] w[t-k], F the transform of K    (b, T, g, q)
     lti_final(w, R)                y[T-1] alone, R = K reversed       (b, 1, g, q)
     lti_chunked(w, A, G, C, D)     the same as the convolution, chunk by chunk
@@ -23,14 +24,17 @@ from linrec.sizes import Dim
 _ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
 
 
-def lower_invariant(graph: Graph, system: System, recurrence: Recurrence) -> Graph:
-    """Replace a time-invariant recurrence by its form."""
-    return _Lowering(graph, system, recurrence).run()
+def lower_invariant(graph: Graph, system: System, recurrence: Recurrence, *, keep_states: bool = False) -> Graph:
+    """Replace a time-invariant recurrence by its form.
+
+    `keep_states` makes the response of the states a value of its own, which can be kept while readouts change.
+    """
+    return _Lowering(graph, system, recurrence, keep_states).run()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, system: System, recurrence: Recurrence) -> None:
-        self.graph, self.system, self.recurrence = graph, system, recurrence
+    def __init__(self, graph: Graph, system: System, recurrence: Recurrence, keep_states: bool) -> None:
+        self.graph, self.system, self.recurrence, self.keep_states = graph, system, recurrence, keep_states
         self.write = MatrixWriter(system, recurrence.name)
         state = system.states[0]
         self.batch_axes = [i for i, part in enumerate(state.parts) if part == BATCH]
@@ -62,7 +66,7 @@ class _Lowering:
             if self.recurrence.form == "chunked":
                 result = write.make("lti_chunked", (w, a, *filled, plain), shape)
             else:
-                k = write.make("lti_impulse", (a, *filled, self.trip, plain), (self.trip, self.group, q, p))
+                k = self._response(a, filled, plain, (self.trip, self.group, q, p))
                 if self.recurrence.form == "final":
                     layout = write.make("lti_reversed", (k,), (self.group, self.trip * p, q))
                     result = write.make("lti_final", (w, layout), shape)
@@ -75,6 +79,14 @@ class _Lowering:
         if result is None:
             result = write.make("zeros", (shape,), shape, (("dtype", self._dtype()),))
         return self._replaced(self._outputs(result, shape))
+
+    def _response(self, a: Use, filled: Sequence[Use], plain: bool, shape: tuple[Dim, ...]) -> Use:
+        if plain or not self.keep_states:
+            return self.write.make("lti_impulse", (a, *filled, self.trip, plain), shape)
+        g, c, d = filled
+        n = self.system.width(self.system.states)
+        states = self.write.make("lti_states", (a, g, self.trip), (self.trip - 1, shape[1], n, shape[3]))
+        return self.write.make("lti_read", (states, c, d), shape)
 
     def _dtype(self) -> Arg:
         return Atom(LONG[self.system.dtype])

@@ -191,6 +191,7 @@ static INLINE void NAME(rows_back)(const walk *c, const OPERAND *all, const OPER
     VEC *du = q + c->M * nk, *dw = du + c->R * nk, *dq = dw + c->R * nk, *a = dq + c->M * nk, *da = a + nk;
     NUMBER dy[8];
     for (int64_t j = 0; j < V * nk; j++) ds[j] = (VEC){0};
+    for (int64_t j = 0; j < nk; j++) a[j] = (VEC){0}; /* lanes past K stay zero everywhere */
     if (c->d_final) /* the gradient of the last state, (outer, K, V) */
         for (int64_t k = 0; k < K; k++)
             for (int64_t v = 0; v < V; v++) ((NUMBER *)(ds + v * nk))[k] = ((NUMBER *)c->d_final)[(outer * K + k) * V + v];
