@@ -11,6 +11,7 @@ import linecache
 import re
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -211,6 +212,26 @@ def _pre_dispatch_mode() -> Any:
     return find(torch._C._TorchDispatchModeKey.PROXY)
 
 
+_APPLY = torch.autograd.Function.__dict__["apply"]
+_capturing: set[int] = set()  # the threads that trace; others go on as if nothing happened
+_lock = threading.Lock()
+
+
+def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+    if threading.get_ident() not in _capturing:
+        return _APPLY.__func__(cls, *args, **kwargs)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    raise CaptureError(
+        "LR0408",
+        f"the custom autograd function `{cls.__name__}` has a backward of its own, which a graph of operators would lose",
+        file=frame.f_code.co_filename if frame else None,
+        line=frame.f_lineno if frame else None,
+        help="write it with plain operators, or call it outside the compiled part",
+    )
+
+
 @contextmanager
 def _numbered() -> Iterator[None]:
     """Scans are recorded by their step inside this context."""
@@ -223,26 +244,20 @@ def _numbered() -> Iterator[None]:
 
 @contextmanager
 def _opaque_functions() -> Iterator[None]:
-    """A custom autograd Function would be inlined and its backward lost: refuse it instead."""
-    original = torch.autograd.Function.__dict__["apply"]
-
-    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not is_user_file(frame.f_code.co_filename):
-            frame = frame.f_back
-        raise CaptureError(
-            "LR0408",
-            f"the custom autograd function `{cls.__name__}` has a backward of its own, which a graph of operators would lose",
-            file=frame.f_code.co_filename if frame else None,
-            line=frame.f_lineno if frame else None,
-            help="write it with plain operators, or call it outside the compiled part",
-        )
-
-    setattr(torch.autograd.Function, "apply", classmethod(refuse))  # noqa: B010 - a method may not be assigned to
+    """A custom autograd Function would be inlined and its backward lost: refuse it instead, in this thread alone."""
+    mine = threading.get_ident()
+    with _lock:
+        nested = mine in _capturing
+        _capturing.add(mine)
+        setattr(torch.autograd.Function, "apply", classmethod(_refuse))  # noqa: B010 - a method may not be assigned to
     try:
         yield
     finally:
-        setattr(torch.autograd.Function, "apply", original)  # noqa: B010
+        with _lock:
+            if not nested:
+                _capturing.discard(mine)
+            if not _capturing:  # the last one out restores it
+                setattr(torch.autograd.Function, "apply", _APPLY)  # noqa: B010
 
 
 def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
