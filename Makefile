@@ -12,6 +12,8 @@ N ?= 2000
 SEED ?= 0
 
 BIN := .venv/bin
+# two processes of one thread each: what a small machine has
+TEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 LINT = $(BIN)/ruff check --quiet && $(BIN)/lint-imports --no-logo
 
 .DEFAULT_GOAL := help
@@ -25,11 +27,11 @@ demo: .venv/stamp  ## train the LMU on psMNIST in parallel, with the plain loop 
 
 test: .venv/stamp  ## cheap lint, then all tests not marked slow
 	$(LINT)
-	$(BIN)/pytest -q -m "not slow"
+	$(TEST) -m "not slow"
 
 test-all: .venv/stamp  ## cheap lint, then all tests
 	$(LINT)
-	$(BIN)/pytest -q
+	$(TEST)
 
 fuzz: .venv/stamp  ## judge N random programs from number SEED on; goes on where it was cut off
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run --programs $(N) --seed $(SEED) --folder out/fuzz --shrink 60

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
+from dataclasses import is_dataclass
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -36,6 +38,8 @@ LARGEST_LITERAL = 4096
 _IMPORTS = {
     "math": "import math",
     "Callable": "from collections.abc import Callable",
+    "Sequence": "from collections.abc import Sequence",
+    "dataclass": "from dataclasses import dataclass, field, replace",
     "Any": "from typing import Any",
     "torch": "import torch",
     "F": "import torch.nn.functional as F",
@@ -143,11 +147,16 @@ class _Text:
         space = vars(inspect.getmodule(function))
         for node in ast.walk(ast.parse(source)):
             word = node.id if isinstance(node, ast.Name) else ""
-            value = space.get(word)
-            if isinstance(value, FunctionType) and value.__module__ == function.__module__:
+            if word not in space:
+                continue
+            value = space[word]
+            ours = str(getattr(value, "__module__", "")).startswith("linrec.")
+            if isinstance(value, ModuleType) and value.__name__.startswith("linrec."):
+                self.numbers[word] = _WITHOUT.format(word)
+            elif ours and (isinstance(value, FunctionType) or (isinstance(value, type) and is_dataclass(value))):
                 self.plain(value)
-            elif isinstance(value, int | float | str) and word in space:
-                self.numbers[word] = f"{word} = {value!r}"
+            elif isinstance(value, int | float | str | tuple | dict) and not ours:
+                self.numbers[word] = f"{word} = {_literal(value)}"
         self.helpers[name] = source.strip()
 
     def function(self, signature: str, body: str) -> None:
@@ -178,6 +187,22 @@ class _Text:
         body = "\n\n\n".join(["\n".join(names)] * bool(names) + [*self.helpers.values(), *self.parts]) + "\n"
         imports = [line for word, line in _IMPORTS.items() if re.search(rf"\b{word}\b", body)]
         return self.head + "from __future__ import annotations\n\n" + "\n".join(imports) + "\n\n" + body
+
+
+# compiled kernels stay behind: their modules answer that nothing is fit for them
+_WITHOUT = """class {}:
+    is_safe = is_eager = staticmethod(lambda *tensors: False)"""
+
+
+def _literal(value: Any) -> str:
+    """A constant of a module as text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_literal(v)}, " for v in value) + ")"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    return f"torch.{value.__name__}" if isinstance(value, BuiltinFunctionType) else repr(value)
 
 
 def filled(value: Any, shape: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:

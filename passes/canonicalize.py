@@ -40,7 +40,8 @@ class Canonicalize(Pass):
             else:
                 # what reads a step back is no copy that can be dropped, but no dropout either
                 kept.append(replace(op, kind="alias", args=op.args[:1]) if _is_idle(op) else op)
-        plain = [_by_shape(_filled(op, graph)) for op in kept]
+        by_name = graph.by_name()
+        plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
         if not same and filled == list(graph.ops):
             return graph
@@ -64,6 +65,15 @@ def _filled(op: Op, graph: Graph) -> Op:
         return op
     dtype = (("dtype", Atom(LONG[op.type.dtype])),)
     return replace(op, kind="new_full", args=(Use(given.name), op.type.shape, value), attrs=dtype)
+
+
+def _added(op: Op, by_name: Mapping[str, Op]) -> Op:
+    """a - (-b) is a + b."""
+    taken = op.args[1] if op.kind == "sub" and len(op.args) == 2 and not op.attrs else None
+    minus = by_name.get(taken.name) if isinstance(taken, Use) and taken.delay == 0 else None
+    if minus is None or minus.kind != "neg" or minus.init or minus.time != op.time:
+        return op
+    return replace(op, kind="add", args=(op.args[0], minus.args[0]))
 
 
 _BY_SHAPE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}

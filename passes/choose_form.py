@@ -22,6 +22,7 @@ from linrec.linear.varying import Layout, layout_of
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, evaluate, names_of
 
+_RESPONSES = ("final", "convolution", "chunked")  # forms made of the matrices of a system
 WIDEST = 128  # a scan of wider matrices never pays on a CPU: n^3 work a step against n^2 in the loop
 
 
@@ -55,6 +56,9 @@ class ChooseForm(Pass):
             if isinstance(rank_one, RankOne) and (recurrence.kind == "ltv" or _reads_vary(rank_one)):
                 return self._matrix(graph, recurrence, rank_one, context)
         system = system_of(graph, recurrence) if recurrence.kind == "lti" and plain else None
+        if isinstance(system, Refusal) and wanted in _RESPONSES and any(n[0] not in "TB" for n in graph.sizes()):
+            # the form asked for may apply once every size is known: the program is compiled again for those of the call
+            return replace(recurrence, form="sequential", code="LR2002", reason=system.reason)
         if not isinstance(system, System) or wanted in ("scan", "associative"):
             return self._varying(graph, recurrence, context)
         final = is_final(graph, recurrence)

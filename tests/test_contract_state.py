@@ -363,7 +363,7 @@ def reads_globals(x: Tensor) -> Tensor:
         pytest.param("SHIFT", 0.5, marks=slow),
         ("activation", torch.sin),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_globals_are_live(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fn = linrec.compile(reads_globals)

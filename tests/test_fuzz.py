@@ -25,6 +25,13 @@ def _assert_good(summary: Summary) -> None:
     assert summary.share >= PARALLEL_PERCENT, str(summary)
 
 
+def test_some_programs() -> None:
+    """A sample: values, verdicts and codes; the share of parallel ones is judged on many."""
+    summary = Summary.of(run(range(12), processes=0))
+    assert not {kind: summary.kinds[kind] for kind in WRONG if summary.kinds[kind]}, str(summary)
+
+
+@pytest.mark.slow
 def test_two_hundred_programs() -> None:
     _assert_good(Summary.of(run(range(200), processes=2)))
 

@@ -449,18 +449,18 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     return new
 
 
-_ELEMENTS = frozenset({"select", "slice", "select_scatter", "slice_scatter"})
+_WRITES = frozenset({"select_scatter", "slice_scatter"})
 
 
 def _read(ops: list[Op], flat: Flat) -> list[Op]:
-    """Without reads and writes of elements that nothing reads: in-place code leaves them, in the first steps only.
+    """Without writes of elements that a later write replaces, and lists whose pieces are read by name.
 
     Other ops stay: a step whose result is not used, as the last one's often is, is a step of the loop all the same.
     """
     needed = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
     kept: list[Op] = []
     for op in reversed(ops):
-        if op.result in needed or op.kind not in _ELEMENTS:
+        if op.result in needed or not (op.kind in _WRITES or isinstance(op.type, tuple)):
             kept.append(op)
             needed |= {use.name for use in op.uses()}
     return kept[::-1]
