@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "bound what is read from the state instead",
     ),
     "LR1202": (
-        "reciprocal",
+        "reciprocal linalg_inv inverse linalg_pinv",
         "the state stands in a denominator, in `{}`",
         "divide by something computed from the input",
     ),
@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "LR1209": (
         "softmax log_softmax _softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm norm "
         "linalg_vector_norm normalize std var logsumexp logaddexp amax amin max min cummax cummin cumprod prod "
-        "logcumsumexp median scaled_dot_product_attention linalg_matrix_norm linalg_norm linalg_det linalg_inv "
+        "logcumsumexp median scaled_dot_product_attention linalg_matrix_norm linalg_norm linalg_det "
         "cdist cosine_similarity",
         "the state is normalised or reduced by `{}`",
         "normalise the input, or what is read from the state",
