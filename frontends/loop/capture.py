@@ -207,14 +207,12 @@ class _Tracer:
         return sorted(groups.items())
 
     def choices(self, axes: list[Axis], groups: dict[str, list[Axis]]) -> Iterator[dict[str, list[Axis]]]:
-        """Which sizes to leave free: all of them, equal ones together, those that alone can change, none."""
+        """Which sizes to leave free: all of them, the batch of time-first programs, those that alone can change, none."""
         if groups:
             yield groups
-            joined: dict[int, tuple[str, list[Axis]]] = {}
-            for name, group in groups.items():
-                joined.setdefault(self.shapes[group[0][0]][group[0][1]], (name, []))[1].extend(group)
-            if len(joined) < len(groups):
-                yield dict(joined.values())
+            batch = self.batch_beside_time(axes)
+            if batch:
+                yield {"B": batch}
             base = self.resized(axes, STEPS[0])
             normal = self.attempt(base)
             single = {
@@ -227,6 +225,13 @@ class _Tracer:
             if single and single != groups:
                 yield single
         yield {}
+
+    def batch_beside_time(self, axes: list[Axis]) -> list[Axis]:
+        """The batch where time is first: axis 1 of (T, B, ...) and axis 0 of (B, ...), a state before the first step."""
+        first = {i for i, d in axes if d == 0 and len(self.shapes[i]) > 2}
+        sizes = {self.shapes[i][1] for i in first}
+        lead = [(i, 0) for i, s in enumerate(self.shapes) if i not in first and len(s) > 1 and {s[0]} == sizes]
+        return [*((i, 1) for i in sorted(first)), *lead] if len(sizes) == 1 and lead and sizes != {1} else []
 
     def varied(self, free: dict[str, list[Axis]], base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
