@@ -37,7 +37,11 @@ class FoldReadout(Pass):
             outside = [op for op in readers.get(current, []) if op.result not in members]
             reads = [use for op in outside for use in op.uses() if use.name == current]
             # the state may be read before or after its update, so at a delay
-            if len(outside) != 1 or len(set(reads)) != 1 or not folds(graph, outside[0], reads[0], members, offset=True):
+            if (
+                len(outside) != 1
+                or len(set(reads)) != 1
+                or not folds(graph, outside[0], reads[0], members, offset=True)
+            ):
                 break
             current = outside[0].result
             chain.append(current)
