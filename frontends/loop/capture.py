@@ -224,12 +224,15 @@ class _Tracer:
         return sorted(groups.items())
 
     def choices(self, axes: list[Axis], groups: Groups) -> Iterator[tuple[Groups, Groups]]:
-        """Which sizes to leave free and which to take for further time axes: all free, equal ones together, what one by one show, none."""
+        """Which sizes to leave free and which to take for further time axes.
+
+        All free; the batch of time-first programs; what sizes show one by one; none.
+        """
         if groups:
             yield groups, {}
-            joined = self.joined(groups)
-            if len(joined) < len(groups):
-                yield joined, {}
+            batch = self.batch_beside_time(axes)
+            if batch:
+                yield {"B": batch}, {}
             base = self.resized(axes, self.steps[0])
             normal = self.attempt(base)
             free: Groups = {}
@@ -251,17 +254,12 @@ class _Tracer:
                 yield free, {}
         yield {}, {}
 
-    def joined(self, groups: Groups) -> Groups:
-        """Groups of equal length as one, named as a batch (B) only if none of its axes is the last of several."""
-        equal: dict[int, list[str]] = {}
-        for name, group in groups.items():
-            equal.setdefault(self.shapes[group[0][0]][group[0][1]], []).append(name)
-        found: Groups = {}
-        for names in equal.values():
-            axes = [axis for name in names for axis in groups[name]]
-            inner = any(d == len(self.shapes[i]) - 1 > 0 for i, d in axes)
-            found[max(names, key=lambda n: (n[0] == "N") == inner)] = axes
-        return found
+    def batch_beside_time(self, axes: list[Axis]) -> list[Axis]:
+        """The batch where time is first: axis 1 of (T, B, ...) and axis 0 of (B, ...), a state before the first step."""
+        first = {i for i, d in axes if d == 0 and len(self.shapes[i]) > 2}
+        sizes = {self.shapes[i][1] for i in first}
+        lead = [(i, 0) for i, s in enumerate(self.shapes) if i not in first and len(s) > 1 and {s[0]} == sizes]
+        return [*((i, 1) for i in sorted(first)), *lead] if len(sizes) == 1 and lead and sizes != {1} else []
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
