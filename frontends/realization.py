@@ -40,7 +40,8 @@ def growth(A: Array) -> float:
         largest = max(largest, size)
         if size < 1e-3 or not math.isfinite(size):
             break
-        power = power @ power
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is seen to be infinite above
+            power = power @ power
     return largest
 
 
