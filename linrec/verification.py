@@ -16,6 +16,7 @@ from torch import Tensor
 from linrec.reports import Verification
 
 STEPS = 64
+_INEXACT = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64})
 VALUES = 2e3  # allowed error of values, in units of epsilon times the largest number
 GRADIENTS = 2e4
 
@@ -35,9 +36,12 @@ def compare(
     torch.set_rng_state(state)
     found, found_grads = _run(compiled, inputs, parameters, gradients)
     torch.set_rng_state(state)
-    error, allowed, note = _worst(zip(wanted, found, strict=True), VALUES, "output")
+    # numbers are as exact as the coarsest type that they may have passed through
+    floats = [x for x in (*wanted, *inputs, *parameters) if isinstance(x, Tensor) and x.dtype in _INEXACT]
+    eps = max((torch.finfo(x.dtype).eps for x in floats), default=0.0)
+    error, allowed, note = _worst(zip(wanted, found, strict=True), VALUES * eps, "output")
     if error <= allowed and gradients:
-        error_g, allowed_g, note_g = _worst(zip(wanted_grads, found_grads, strict=True), GRADIENTS, "gradient")
+        error_g, allowed_g, note_g = _worst(zip(wanted_grads, found_grads, strict=True), GRADIENTS * eps, "gradient")
         if error_g > allowed_g:
             error, allowed, note = error_g, allowed_g, note_g
     return Verification(
@@ -66,17 +70,17 @@ def _run(
     return outputs, list(torch.autograd.grad(total, leaves, allow_unused=True))
 
 
-def _worst(pairs: Iterable[tuple[Any, Any]], factor: float, what: str) -> tuple[float, float, str]:
+def _worst(pairs: Iterable[tuple[Any, Any]], relative: float, what: str) -> tuple[float, float, str]:
     """The pair that is furthest beyond what is allowed."""
     worst = (0.0, 0.0, "")
     for number, (want, have) in enumerate(pairs):
-        error, allowed, note = _difference(want, have, factor)
+        error, allowed, note = _difference(want, have, relative)
         if error - allowed > worst[0] - worst[1] or (not worst[2] and error >= worst[0]):
             worst = (error, allowed, f"{what} {number}: {note}")
     return worst
 
 
-def _difference(want: Any, have: Any, factor: float) -> tuple[float, float, str]:
+def _difference(want: Any, have: Any, relative: float) -> tuple[float, float, str]:
     if want is None or have is None:
         present = want if have is None else have
         size = 0.0 if present is None or not present.numel() else float(present.abs().amax())
@@ -97,4 +101,4 @@ def _difference(want: Any, have: Any, factor: float) -> tuple[float, float, str]
         return 0.0, 0.0, "nowhere finite"
     scale = float(want[finite].abs().amax())
     error = float((want - have)[finite].abs().amax())
-    return error, factor * torch.finfo(want.dtype).eps * max(scale, 1e-30), "values differ"
+    return error, relative * max(scale, 1e-30), "values differ"
