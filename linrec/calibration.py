@@ -27,7 +27,7 @@ def path() -> Path:
 
 def load() -> Machine:
     """The measured constants, the shipped ones where there is no readable file."""
-    machine = Machine(compiled=native.library() is not None)
+    machine = Machine(compiled=native.kernels() is not None)
     try:
         known = json.loads(path().read_text())
         matmul, fft, vector, memory, launch = (float(known[f.name]) for f in fields(Machine)[:5])
@@ -63,7 +63,7 @@ def calibrate(*, save: bool = True, repeat: int = 7) -> Machine:
         vector=2 * small.numel() / seconds(lambda: torch.addcmul(small, small, small, out=kept)),
         memory=3 * 4 * wide.numel() / seconds(lambda: torch.add(wide, wide, out=out)),
         launch=seconds(lambda: [torch.add(tiny, tiny) for _ in range(100)]) / 100,
-        compiled=native.library() is not None,
+        compiled=native.kernels() is not None,
     )
     if save:
         path().parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
         own = metadata.version("linrec")
     except metadata.PackageNotFoundError:
         own = "unknown"
-    kernels = "plain" if native.library() is None else "compiled"
+    kernels = "plain" if native.kernels() is None else "compiled"
     return {"torch": torch.__version__.partition("+")[0], "linrec": own, "kernels": kernels}
 
 

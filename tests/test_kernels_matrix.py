@@ -20,8 +20,8 @@ STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 29, 64, 257, 1000])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Kernels with and without the library."""
     if request.param == "plain":
-        monkeypatch.setattr(native, "library", lambda: None)
-    elif native.library() is None:
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.kernels() is None:
         pytest.skip("built without compiled kernels")
     yield request.param
 
@@ -278,7 +278,7 @@ class TestTransforms:
 
 def test_states_are_not_stored() -> None:
     """What the way back keeps grows with chunks, not with steps."""
-    if native.library() is None:
+    if native.kernels() is None:
         pytest.skip("built without compiled kernels")
     sizes: list[int] = []
 

@@ -18,8 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch import library as custom
 
 from linrec.errors import CaptureError
 from linrec.ir import Arg, Graph, Op, Time, Type, Use, order, uses_in
@@ -28,11 +28,11 @@ from linrec.sizes import Dim, Size
 # numbers the scans of the trace that is being taken; None while programs run, and inside of a step that is traced
 numbers: ContextVar[Iterator[int] | None] = ContextVar("linrec_scans", default=None)
 
-_library: Any = torch.library.Library("linrec", "DEF")  # type: ignore[no-untyped-call]
-_library.define("element(Tensor x, int scan, int length, bool backward) -> Tensor")
-_library.define("previous(Tensor initial, int scan, int slot) -> Tensor")
-_library.define("final(Tensor new, int scan, int slot) -> Tensor")
-_library.define("stacked(Tensor y, int scan, int length) -> Tensor")
+_operators: Any = custom.Library("linrec", "DEF")  # type: ignore[no-untyped-call]
+_operators.define("element(Tensor x, int scan, int length, bool backward) -> Tensor")
+_operators.define("previous(Tensor initial, int scan, int slot) -> Tensor")
+_operators.define("final(Tensor new, int scan, int slot) -> Tensor")
+_operators.define("stacked(Tensor y, int scan, int length) -> Tensor")
 MARKS = frozenset({"element", "previous", "final", "stacked"})
 PREFIX = "scan_"
 
@@ -50,10 +50,10 @@ def _stacked(y: Tensor, scan: int, length: int) -> Tensor:
 
 
 # made of torch's own operators, so that dtypes, gradients and fake tensors follow
-_library.impl("element", _element, "CompositeImplicitAutograd")
-_library.impl("previous", _state, "CompositeImplicitAutograd")
-_library.impl("final", _state, "CompositeImplicitAutograd")
-_library.impl("stacked", _stacked, "CompositeImplicitAutograd")
+_operators.impl("element", _element, "CompositeImplicitAutograd")
+_operators.impl("previous", _state, "CompositeImplicitAutograd")
+_operators.impl("final", _state, "CompositeImplicitAutograd")
+_operators.impl("stacked", _stacked, "CompositeImplicitAutograd")
 
 
 def is_mark(op: Op) -> bool:

@@ -10,7 +10,9 @@ CODES: dict[str, Code] = {
         """\
 linrec knows what torch's operators do to a state; an operator of another library may do anything.
 
-    @torch.library.custom_op("other::halved", mutates_args=())
+    from torch import library as custom
+
+    @custom.custom_op("other::halved", mutates_args=())
     def halved(h: torch.Tensor) -> torch.Tensor:
         return h * 0.5
 

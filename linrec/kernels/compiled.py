@@ -29,7 +29,7 @@ def is_safe(*tensors: Tensor) -> bool:
     """May compiled kernels work on these tensors?"""
     return (
         is_eager(*tensors)
-        and native.library() is not None
+        and native.kernels() is not None
         and tensors[0].dtype in TYPES
         and all(x.dtype is tensors[0].dtype and x.device.type == "cpu" and x.numel() > 0 for x in tensors)
     )
@@ -91,7 +91,7 @@ def call(kernel: str, tensors: Sequence[Tensor], steps: int, sizes: tuple[int, .
     strides = tuple(_strides(x, sizes) for x in tensors)
     flat, lanes, rank = _plan(sizes, strides, main)
     threads = 1 if steps * _product(sizes) <= _SERIAL else torch.get_num_threads()
-    function = getattr(native.library(), f"{kernel}_{TYPES[tensors[0].dtype]}")
+    function = getattr(native.kernels(), f"{kernel}_{TYPES[tensors[0].dtype]}")
     function(*(x.data_ptr() for x in tensors), flat, steps, lanes, rank, threads)
 
 

@@ -82,7 +82,7 @@ class _Call:
     def run(self, kernel: str) -> None:
         """Call it; the first own stride of an operand is at place rank + 1."""
         flat = [s for _, strides in self.operands for s in strides]
-        function = getattr(native.library(), f"matrix_{kernel}_{TYPES[self.dtype]}")
+        function = getattr(native.kernels(), f"matrix_{kernel}_{TYPES[self.dtype]}")
         addresses = (c_void_p * len(self.operands))(*(at for at, _ in self.operands))
         function(byref(self.walk), addresses, (c_int64 * len(flat))(*flat), len(self.operands))
 

@@ -1,7 +1,7 @@
 """The compiled kernels, loaded with ctypes: present where the package was built with a C compiler.
 
 Nothing here knows of torch: functions take addresses, strides in elements, and a thread count. Without the library
-`library()` is None, every kernel runs in plain operators, and `status()` says so.
+`kernels()` is None, every kernel runs in plain operators, and `status()` says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ARGUMENTS = {
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """The loaded library, None if it was not built or cannot be loaded on this machine."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_kernels{suffix}")
@@ -56,4 +56,4 @@ def library() -> ctypes.CDLL | None:
 
 def status() -> str:
     """One line for reports."""
-    return "compiled kernels loaded" if library() is not None else "no compiled kernels: plain operators everywhere"
+    return "compiled kernels loaded" if kernels() is not None else "no compiled kernels: plain operators everywhere"
