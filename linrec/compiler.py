@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
-from linrec.errors import CaptureError, NotLinearError, StateError
+from linrec.errors import FAILURES, CaptureError, LinrecError, NotLinearError, ProgramError, StateError, trial
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
 from linrec.ir import Graph, specialized
@@ -36,7 +36,6 @@ from linrec.verification import STEPS, compare
 
 log = logging.getLogger("linrec")
 _enabled: ContextVar[bool] = ContextVar("linrec_enabled", default=True)
-_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _MAX_ATTEMPTS = 8  # captures that may fail for arguments of one kind before they are no longer tried
 
 
@@ -214,6 +213,8 @@ class Engine:
         environment = self._environment()
         try:
             compiled = self._compile(environment, args, kwargs, tensors)
+        except ProgramError as error:
+            raise error.__cause__ or error from None  # in the program's own words
         except CaptureError as error:
             self._refuse(error)
             return self.report
@@ -259,7 +260,7 @@ class Engine:
     def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
         try:
             outputs, effects = compiled.run(tensors)
-        except _FAILURES as error:  # the original's own error, or its result
+        except FAILURES as error:  # the original's own error, or its result
             log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
             given, spec = iter(tensors), self._spec
             a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
@@ -308,6 +309,12 @@ class Engine:
             # a caller's hooks on saved tensors (checkpointing) see the program itself only
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 compiled = self._compile(environment, args, kwargs, tensors)
+        except ProgramError as error:
+            # the program itself fails on these arguments: let it, in its own words
+            refused.add(shapes)
+            result = self._original(args, kwargs)
+            self._refuse(error)
+            return result
         except CaptureError as error:
             refused.add(shapes)
             self._refuse(error)
@@ -316,12 +323,10 @@ class Engine:
             return self._original(args, kwargs)
         except (NotLinearError, StateError):
             raise
-        except Exception as error:
-            # the program itself fails on these arguments: let it, in its own words
+        except (LinrecError, *FAILURES) as error:
             refused.add(shapes)
-            result = self._original(args, kwargs)
             self._refuse(CaptureError("LR9002", f"linrec itself failed with {type(error).__name__}: {error}"))
-            return result
+            return self._original(args, kwargs)
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)
@@ -429,7 +434,7 @@ class Engine:
         try:
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 found = compare(original, emitted, cut, parameters, ran)
-        except Exception as error:
+        except (LinrecError, *FAILURES) as error:
             first = str(error).splitlines()[0][:200] if str(error) else ""
             found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {first}")
         compiled.report = replace(compiled.report, verification=found)
@@ -473,9 +478,9 @@ def _is_wrapped(x: Tensor) -> bool:
 def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:
     state = torch.get_rng_state()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), trial():
             function(*(x.detach().clone() for x in inputs))
-    except Exception:
+    except LinrecError:
         return True
     finally:
         torch.set_rng_state(state)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec.errors import CaptureError
+from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.declared import declared
 from linrec.frontends.loop.environment import Environment, hooks_of
@@ -115,7 +115,8 @@ class _Tracer:
         return names
 
     def trace(self, shapes: Shapes, limit: int) -> Trace:
-        trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        with trial():
+            trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
         if trace.drawn:
             raise CaptureError(
                 "LR0404", "the program draws random numbers from Python or numpy",
@@ -152,13 +153,12 @@ class _Tracer:
         level, log.disabled = log.disabled, True
         try:
             return self.trace(shapes, limit)
+        except ProgramError:
+            return None
         except CaptureError as error:
             if error.code != "LR0407":
                 raise
             self.cut[tuple(shapes)] = limit
-        except Exception as error:
-            if isinstance(error, MemoryError):
-                raise
         finally:
             log.disabled = level
         return None
