@@ -16,7 +16,7 @@ from linrec.debug.reproducer import Reproducer, read, save, until
 from linrec.debug.run import optimize, passes_named
 from linrec.errors import IRSyntaxError, LinrecError, StateError, VerificationError
 from linrec.ir import Graph
-from linrec.manager import Context, Hook, Remark, RemarkKind
+from linrec.manager import BROKEN, Context, Hook, Remark, RemarkKind
 
 KINDS: tuple[RemarkKind, ...] = ("passed", "missed", "analysis", "failed")
 
@@ -78,7 +78,7 @@ class Run:
         hooks = self._hooks()
         try:
             made = optimize(given.graph, names, hooks, context)
-        except Exception as error:  # whatever a pass raises is told, and a reproducer is written
+        except BROKEN as error:  # told, and a reproducer is written
             return self._failed(error, given, names, context, text)
         code = self._emitted(given.graph, made)
         if self.verify_diagnostics:
