@@ -19,6 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -36,8 +37,9 @@ Scalar = int | float | bool | str | None
 _PACKAGE = Path(linrec.__file__).parent
 _HIDDEN = tuple(
     f"{folder}/"
-    for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, sysconfig.get_path("stdlib"))
+    for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, Path(np.__file__).parent)
 )
+_STANDARD = f"{sysconfig.get_path('stdlib')}/"
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _LAYERS = f"{_PACKAGE}/nn/"
 
@@ -77,10 +79,15 @@ class Trace:
 
 
 def is_user_file(name: str) -> bool:
-    """Is this a file whose lines a person wants to see? Not torch's, the standard library's or ours."""
+    """May this file hold the program's loops? Not torch's, the standard library's or ours."""
     if name.startswith(_LAYERS):
         return True
-    return not (name.startswith(_HIDDEN) or "/site-packages/" in name or name.startswith("<frozen"))
+    installed = (
+        "/site-packages/" in name or "/dist-packages/" in name
+    )  # which may lie within the standard library's folder
+    return not (
+        name.startswith(_HIDDEN) or (name.startswith(_STANDARD) and not installed) or name.startswith("<frozen")
+    )
 
 
 def run_trace(
