@@ -144,7 +144,10 @@ def sampled() -> list[Any]:
 
 
 @pytest.mark.parametrize("code", sampled())
-def test_the_program_gets_the_code_and_the_edit_cures_it(code: str, tmp_path: Path) -> None:
+def test_the_program_gets_the_code_and_the_edit_cures_it(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # LR5001 leaves a reproducer
     programs, cures = program_and_cure(code)
     assert programs and cures, f"{code} needs a program and a cure"
     got = {c for block in programs for c in codes_of(code, block, tmp_path / "net.py")}
