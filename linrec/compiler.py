@@ -31,6 +31,7 @@ from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
 from linrec.reports import Report, Verification
+from linrec.reproducer import Reproducer, leave
 from linrec.sizes import Dim, Size, evaluate
 from linrec.verification import STEPS, compare
 
@@ -441,12 +442,16 @@ class Engine:
         self.report = compiled.report
         if not found.passed:
             compiled.rejected = True
-            compiled.report = findings.rejected(compiled.report)
+            forms = self.options.forms if isinstance(self.options.forms, str) else "auto"
+            file = leave(Reproducer(compiled.captured.graph, None, forms, "LR5001 on the first call"))
+            found = replace(found, reproducer=file)
+            compiled.report = findings.rejected(replace(compiled.report, verification=found))
             self.report = compiled.report
             log.warning(
-                "%s: LR5001 the compiled form disagrees with the original (%s); running as written",
+                "%s: LR5001 the compiled form disagrees with the original (%s); running as written%s",
                 self.name,
                 found.note,
+                f"; repro: {file}   next: linrec bisect {file}" * bool(file),
             )
         return True
 

@@ -16,9 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import networkx as nx
+
+from linrec.errors import FAILURES, LinrecError
 from linrec.ir import Graph, verify
 
 RemarkKind = Literal["passed", "missed", "analysis", "failed"]
+# what a pass may raise: linrec's own errors, those of a computation, those of a graph algorithm
+BROKEN = (LinrecError, nx.NetworkXException, *FAILURES)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Pipeline:
             context.by = step.name
             try:
                 graph = self._step(step, graph, context)
-            except Exception as error:
+            except BROKEN as error:
                 error.add_note(f"after pass {index} '{step.name}'")
                 for hook in context.hooks:
                     hook.failed(step, graph, context, error)

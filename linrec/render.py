@@ -187,8 +187,10 @@ def _verified(found: Verification) -> str:
     grads = "gradients checked" if found.gradients else "gradients not checked"
     if found.passed:
         return f"verified on {steps}: {error}, {grads}, took {_duration(found.seconds)}{note}"
+    repro = f"\nrepro: {found.reproducer}   next: linrec bisect {found.reproducer}" * bool(found.reproducer)
     return (
         f"NOT VERIFIED on {steps}: {error}, {grads}, took {_duration(found.seconds)}{note}; the original runs instead"
+        + repro
     )
 
 

@@ -62,6 +62,7 @@ class Verification:
     seconds: float = 0.0
     gradients: bool = False
     note: str = ""
+    reproducer: str = ""  # the file that was written when it failed
 
 
 @dataclass(frozen=True)

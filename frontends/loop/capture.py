@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.counters import Unreadable, unreadable
-from linrec.frontends.loop.declared import declared
+from linrec.frontends.loop.declared import declared, nested, spans
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
@@ -291,6 +291,8 @@ class _Tracer:
             lengths.append(at)
             counts.append({n - min(more): steps + n - min(more) for n in more} | {name: at[name] for name in growing})
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
+        if len({len(spans(flat.ops)) for flat in flats}) > 1:
+            raise nested(flats[-1].ops)
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, over_time(flats, counts), strict=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from linrec.ir import Graph
 from linrec.manager import Context, Hook, Pass, Remark, Rewrite
+from linrec.reproducer import stem
 from linrec.text import show
 
 Write = Callable[[str], None]
@@ -67,7 +68,7 @@ class WriteTree(Hook):
         self._write(new, step.name)
 
     def _write(self, graph: Graph, name: str) -> None:
-        folder = self.folder / re.sub(r"[^\w.-]", "_", graph.name)
+        folder = self.folder / stem(graph)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self._count[graph.name]:02}-{name}.lir").write_text(show(graph))
         self._count[graph.name] += 1

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import networkx as nx
 
 from linrec.debug.draws import LENGTHS, Draw
-from linrec.debug.reproducer import Reproducer, until
 from linrec.debug.run import passes_named
 from linrec.debug.validation import CANNOT_RUN, Failure, validate
 from linrec.errors import LinrecError
 from linrec.ir import Arg, Graph, Input, Op, Type, Use, map_uses, order, specialized, uses_in, verify
 from linrec.manager import Context, Hook
+from linrec.reproducer import Reproducer, until
 from linrec.sizes import Size, names_of
 
 

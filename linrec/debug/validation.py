@@ -17,7 +17,7 @@ from linrec.debug.outcomes import Outcome, difference, is_finite, outcome, worst
 from linrec.debug.run import optimize
 from linrec.errors import LinrecError, VerificationError, VerifyError
 from linrec.ir import Graph
-from linrec.manager import Context, Hook, Pass, Rewrite
+from linrec.manager import BROKEN, Context, Hook, Pass, Rewrite
 
 # what operators raise on inputs that do not suit them
 CANNOT_RUN = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
@@ -143,7 +143,7 @@ def validate(
     check = VerifyEach(steps, seeds, gradients=gradients, chosen=chosen)
     try:
         optimize(graph, passes, (*hooks, check), context)
-    except Exception:
+    except BROKEN:
         if check.failure is None:  # not a pass's doing
             raise
     return check.failure
