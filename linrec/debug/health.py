@@ -11,6 +11,7 @@ from importlib import metadata
 import torch
 
 import linrec
+from linrec import native
 
 PACKAGES = ("linrec", "torch", "numpy", "scipy", "sympy", "networkx", "click", "rich")
 
@@ -63,6 +64,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "system", f"{platform.system()} {platform.machine()}"
     yield "processors", str(os.cpu_count())
     yield "torch threads", str(torch.get_num_threads())
+    yield "kernels", native.status()
     for name in ("OMP_NUM_THREADS", "LINREC"):
         if name in os.environ:
             yield name, os.environ[name]
