@@ -43,6 +43,11 @@ KNOWN = (
     ),
     KnownBug(
         (2, 9),
+        "select_scatter under torch.vmap: the gradient of what is written is wrong without an error",
+        "linrec writes slice_scatter instead; so should a program that calls vmap itself",
+    ),
+    KnownBug(
+        (2, 9),
         "torch.compile unrolls a loop over time and compiles again for every new length",
         "compile with linrec first; what it emits can be compiled by torch",
     ),
