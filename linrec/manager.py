@@ -60,7 +60,6 @@ class Context:
     frozen: frozenset[str] = frozenset()
     forms: str | Mapping[str, str] = "auto"
     costs: dict[str, Sequence[Any]] = field(default_factory=dict)
-    sizes: dict[str, Mapping[str, int]] = field(default_factory=dict)
     machine: Any = None  # rates for the cost model, the shipped ones if None
     superposition: Callable[[Graph, Any], float] | None = None
     remarks: list[Remark] = field(default_factory=list)

@@ -125,6 +125,8 @@ def _converted(found: Recurrence) -> Iterator[str]:
 
 
 def _costs(found: Recurrence) -> Iterator[str]:
+    for line in found.closed:
+        yield f"response: {line}"
     if found.cost is not None:
         yield f"cost: {_cost(found.cost)}"
     for other in found.alternatives:

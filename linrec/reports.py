@@ -48,6 +48,7 @@ class Recurrence:
     alternatives: tuple[Cost, ...] = ()
     notes: tuple[str, ...] = ()
     lines: tuple[tuple[str, int, str, str], ...] = ()  # file, line, text, remark: for the listing of level 2
+    closed: tuple[str, ...] = ()  # impulse responses in n, where somebody asked: linrec.report(net)
 
 
 @dataclass(frozen=True)

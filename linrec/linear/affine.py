@@ -34,6 +34,11 @@ class Factor:
     inverse: bool = False
     conjugate: bool = False
 
+    @property
+    def labels(self) -> frozenset[Label]:
+        """The labels of all axes."""
+        return frozenset(x for axis in self.axes for x in axis)
+
 
 @dataclass(frozen=True)
 class Term:

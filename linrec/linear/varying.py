@@ -58,6 +58,16 @@ def layout_of(graph: Graph, recurrence: Recurrence) -> Layout | Refusal:
     return layout
 
 
+def touched(layout: Layout, recurrence: Recurrence, analysis: Analysis) -> set[int]:
+    """The passing axes along which coefficients differ."""
+    found = set()
+    for state in recurrence.states:
+        for term in analysis.forms[state].terms:
+            held = {x for f in term.factors for x in f.labels}
+            found |= {i for i in layout.passing if held & set(term.axes[i])}
+    return found
+
+
 def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
     """Replace a proven recurrence by a scan over its steps."""
     layout = layout_of(graph, recurrence)
@@ -133,12 +143,8 @@ class Lowering:
 
     def _touched(self) -> tuple[Dim, ...]:
         """The passing axes, of size one where no coefficient differs along them."""
-        touched = set()
-        for state in self.recurrence.states:
-            for term in self.analysis.forms[state].terms:
-                held = {x for f in term.factors for axis in f.axes for x in axis}
-                touched |= {i for i in self.layout.passing if held & set(term.axes[i])}
-        return tuple(d if i in touched else 1 for i, d in zip(self.layout.passing, self.shape, strict=True))
+        differing = touched(self.layout, self.recurrence, self.analysis)
+        return tuple(d if i in differing else 1 for i, d in zip(self.layout.passing, self.shape, strict=True))
 
     def _width(self, use: Use) -> Dim:
         return self.layout.widths[self.recurrence.states.index(use.name)]

@@ -1,0 +1,131 @@
+"""Rules of the operator table through the public contract: each step is proven, runs in parallel form, and is the same.
+
+A step gives the next state from the state and an input, both (4, 6); `S` are steps with more of the loop around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from contract import same_run
+from torch import Tensor
+
+import linrec
+
+Step = Callable[[Tensor, Tensor], Tensor]
+WIDTH = 6
+W = torch.linspace(-0.3, 0.3, WIDTH * WIDTH, dtype=torch.float64).reshape(WIDTH, WIDTH)
+P = torch.linspace(-0.8, 0.9, WIDTH, dtype=torch.float64)
+STEPS: dict[str, Step] = {}
+LENGTHS = ((9, 4), (1, 4), (40, 3))
+
+
+def step(function: Step) -> Step:
+    """Register a step."""
+    STEPS[function.__name__] = function
+    return function
+
+
+@step
+def diff_with_the_state_before_it(h: Tensor, u: Tensor) -> Tensor:
+    return 0.4 * torch.diff(h, dim=-1, prepend=0 * h[..., :1]) + u
+
+
+@step
+def diff_with_the_state_on_both_sides(h: Tensor, u: Tensor) -> Tensor:
+    return 0.2 * torch.diff(h[:, :4], n=2, prepend=h[:, :2] + u[:, :2], append=h[:, 4:]) + u
+
+
+@step
+def diff_of_the_input_with_the_state_before_it(h: Tensor, u: Tensor) -> Tensor:
+    return 0.4 * torch.diff(u, dim=-1, prepend=h[:, :1]) + 0.3 * h
+
+
+@step
+def repeated(h: Tensor, u: Tensor) -> Tensor:
+    return 0.4 * h[:, :3].repeat(1, 2) + 0.2 * h.repeat(2, 1, 1)[0] + u
+
+
+@step
+def einsum_with_dots(h: Tensor, u: Tensor) -> Tensor:
+    return torch.einsum("...i,ij->...j", h, W) + 0.5 * torch.einsum("...i,...j->...ij", h, u)[..., 0] * 0.1 + u
+
+
+@step
+def weighing_by_the_state(h: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(u, 0.5 * torch.tanh(u), 0.5 * P * h)
+
+
+@step
+def column_written(h: Tensor, u: Tensor) -> Tensor:
+    h = 0.9 * h.clone()
+    h[..., 2] = u @ P
+    h[..., -1] = 0.5 * h[..., 0]
+    return h
+
+
+@step
+def pairs_as_complex(h: Tensor, u: Tensor) -> Tensor:
+    turn = torch.exp(1j * P[:3])
+    turned = torch.view_as_complex(h.reshape(*h.shape[:-1], 3, 2).contiguous()) * turn
+    return 0.5 * torch.view_as_real(turned).flatten(-2) + u
+
+
+def looped(body: Step) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A loop over time: all states, and the last."""
+
+    def program(x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.ones_like(x[:, 0])
+        ys = []
+        for t in range(x.shape[1]):
+            h = body(h, x[:, t])
+            ys.append(h)
+        return torch.stack(ys, 1), h
+
+    return program
+
+
+def compared(program: Callable[..., Any], inputs: Callable[[int, int], tuple[Tensor, ...]]) -> linrec.Report:
+    """The report of a program that gave the same values and gradients at several lengths and batch sizes."""
+    made = linrec.compile(program, verify="off")
+    for steps, batch in LENGTHS:
+        same_run(made, program, *(x.requires_grad_() for x in inputs(steps, batch)))
+    return linrec.report(made)
+
+
+def normal(steps: int, batch: int) -> tuple[Tensor, ...]:
+    draw = torch.Generator().manual_seed(steps)
+    return (torch.randn(batch, steps, WIDTH, dtype=torch.float64, generator=draw),)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_parallel_and_the_same(name: str) -> None:
+    report = compared(looped(STEPS[name]), normal)
+    assert report.recurrences, f"{report.code} {report.reason}"
+    for r in report.recurrences:
+        assert r.kind in ("lti", "ltv") and r.form != "sequential", f"{r.code} {r.reason}"
+
+
+def test_views_in_a_loop_that_is_kept() -> None:
+    """A copy that only gave other strides is dropped; what asks for strides must run all the same."""
+
+    def program(x: Tensor) -> Tensor:
+        h, ys = torch.zeros(x.shape[0], 5, dtype=x.dtype), []
+        for t in range(x.shape[1]):
+            q = F.layer_norm(h + x[:, t, :5], (5,))[:, :4]
+            turned = torch.view_as_complex(q.reshape(-1, 2, 2).contiguous()) * (0.6 + 0.5j)
+            v = torch.cat([turned.real, turned.imag, q.t().contiguous().view(-1, 4)[: len(h), :1]], -1)
+            h = 0.5 * v
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    made = linrec.compile(program, verify="always")
+    for steps, batch in LENGTHS:
+        (x,) = normal(steps, batch)
+        same_run(made, program, x.requires_grad_())
+    report = linrec.report(made)
+    assert report.verification.passed and report.recurrences[0].code == "LR1209"
