@@ -18,13 +18,14 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.counters import Unreadable, unreadable
-from linrec.frontends.loop.declared import declared, nested, spans
+from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
+from linrec.linear.rules.refused import REFUSED
 
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
@@ -81,7 +82,7 @@ def capture(
         except CaptureError as error:
             held = error
     if found is None or held is not None:
-        graph, trace, flat = tracer.own_length()
+        graph, trace, flat = tracer.own_length(found is not None)
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
@@ -203,8 +204,8 @@ class _Tracer:
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
         groups: Groups = {}
-        for (where, _), group in self.other_sizes(axes):
-            names = ("B", "B2", "B3", "B4") if where == 0 else ("N", "N2", "N3", "N4")
+        for (leading, _), group in self.other_sizes(axes):
+            names = ("B", "B2", "B3", "B4") if leading == 0 else ("N", "N2", "N3", "N4")
             groups.update({n: group for n in [n for n in names if n not in groups][:1]})
         for free, growing in self.choices(axes, groups):
             try:
@@ -299,7 +300,7 @@ class _Tracer:
         ]
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
 
-    def own_length(self) -> tuple[Graph, Trace, Flat]:
+    def own_length(self, has_loop: bool) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time."""
         trace = self.trace(self.shapes, OWN_LENGTH_OPERATORS)
         flat = _flat(trace, self.environment, self.argument_names())
@@ -312,13 +313,23 @@ class _Tracer:
         for parts in range(2, 9):
             if not repeats:
                 repeats = find_repeats(flat, sorted({-(-n // parts) for n in lengths if n >= 4 * parts}, reverse=True))
-        return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        try:
+            return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        except CaptureError as error:
+            raise (None if has_loop else _layer(flat)) or error from None
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:
     flat = flatten(trace, environment, names)
     flat.outputs = [*flat.outputs, *(Use(v) for v in flat.mutated.values())]
     return flat
+
+
+def _layer(flat: Flat) -> CaptureError | None:
+    """The reason where the only recurrence is inside an operator, nn.LSTM say."""
+    kinds, reason, help_ = REFUSED["LR1102"]
+    op = next((op for op in flat.ops if op.kind in kinds.split()), None)
+    return None if op is None else CaptureError("LR1102", reason.format(op.kind), help=help_, **where(op))
 
 
 def _with_effects(graph: Graph, trace: Trace, flat: Flat) -> Graph:
