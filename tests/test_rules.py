@@ -75,6 +75,44 @@ def pairs_as_complex(h: Tensor, u: Tensor) -> Tensor:
     return 0.5 * torch.view_as_real(turned).flatten(-2) + u
 
 
+@step
+def axes_moved(h: Tensor, u: Tensor) -> Tensor:
+    return 0.5 * h.movedim(-1, 0).roll(1, 0).movedim((0,), (-1,)) + u
+
+
+@step
+def linear_system(h: Tensor, u: Tensor) -> Tensor:
+    """A matrix with fewer axes than its right side, for the state and for the input."""
+    a = torch.eye(WIDTH, dtype=u.dtype) + torch.tril(W, -1)
+    return 0.5 * torch.linalg.solve(a, h.unsqueeze(-1)).squeeze(-1) + torch.linalg.solve(a, u.unsqueeze(-1)).squeeze(-1)
+
+
+@step
+def bilinear(h: Tensor, u: Tensor) -> Tensor:
+    weight = torch.linspace(-0.1, 0.1, WIDTH**3, dtype=u.dtype).reshape(WIDTH, WIDTH, WIDTH)
+    return F.bilinear(torch.tanh(u), h, weight, P) + F.bilinear(h + P, torch.tanh(u), weight) + u
+
+
+@step
+def offsets_smaller_than_the_state(h: Tensor, u: Tensor) -> Tensor:
+    """What is added on the way has no batch axis."""
+    v = F.linear(torch.addcmul(P, P, 0.3 * h, value=0.5), W, P).unsqueeze(-2)
+    v = torch.baddbmm(P, 2 * v, W.expand(len(u), WIDTH, WIDTH), beta=0.5).squeeze(-2)
+    v = torch.addcdiv(0.3 * (v - P), P, 2 + u * u, value=-1.0)
+    return torch.einsum("...i,ij->...j", torch.complex(v, P).imag + v, W).unsqueeze(-2).squeeze(-2) + u
+
+
+@step
+def reflected_walk(h: Tensor, u: Tensor) -> Tensor:
+    """Linear over (max, +)."""
+    return torch.rsub(-u, F.relu(h.clamp(min=-0.5) - 0.1).flip(-1) + P)
+
+
+@step
+def best_path(h: Tensor, u: Tensor) -> Tensor:
+    return (torch.clamp_min(h + P, 0.1).unsqueeze(-1) + W).amax(-2) + u
+
+
 def looped(body: Step) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A loop over time: all states, and the last."""
 

@@ -13,8 +13,8 @@ from linrec.sizes import Dim
 
 
 @rule(
-    "alias", "clone", "contiguous", "to", "_to_copy", "float", "double", "type_as", "lift_fresh", "positive",
-    "resolve_conj", "resolve_neg", semirings=ALL,
+    "alias", "clone", "contiguous", "to", "_to_copy", "type_as", "positive", "resolve_conj", "resolve_neg",
+    semirings=ALL,
 )  # fmt: skip
 def _same(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
@@ -57,6 +57,8 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
         a, b = (i % rank for i in args if isinstance(i, int))
         order[a], order[b] = order[b], order[a]
         return order
+    if op.kind == "movedim":
+        return _with_axes_at(rank, *args)
     if op.kind == "permute" and isinstance(args[0], tuple):
         return [i % rank for i in args[0] if isinstance(i, int)]
     if op.kind == "unsqueeze" and isinstance(args[0], int):
@@ -69,6 +71,15 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
     if op.kind == "expand":
         return [None] * (len(shape_of(op)) - rank) + order
     return None
+
+
+def _with_axes_at(rank: int, source: Arg, target: Arg) -> list[int | None] | None:
+    """The axes `source` at the places `target`, the others in their order."""
+    pairs = [(a if isinstance(a, tuple) else (a,)) for a in (source, target)]
+    came, went = ([i % rank for i in axes if isinstance(i, int)] for axes in pairs)
+    rest = iter(i for i in range(rank) if i not in came)
+    placed = dict(zip(went, came, strict=True))
+    return [placed[i] if i in placed else next(rest) for i in range(rank)]
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", semirings=ALL)
