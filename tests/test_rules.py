@@ -142,10 +142,70 @@ def normal(steps: int, batch: int) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_are_parallel_and_the_same(name: str) -> None:
-    report = compared(looped(STEPS[name]), normal)
+    _all_parallel(compared(looped(STEPS[name]), normal))
+
+
+def _all_parallel(report: linrec.Report) -> None:
     assert report.recurrences, f"{report.code} {report.reason}"
     for r in report.recurrences:
         assert r.kind in ("lti", "ltv") and r.form != "sequential", f"{r.code} {r.reason}"
+
+
+def complex_normal(steps: int, batch: int) -> tuple[Tensor, ...]:
+    draw = torch.Generator().manual_seed(steps)
+    return tuple(torch.randn(batch, steps, 4, dtype=torch.complex128, generator=draw) for _ in range(3))
+
+
+def conjugate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    h, ys = torch.ones_like(q[:, 0]), []
+    for t in range(q.shape[1]):
+        h = (0.3 + 0.4j) * h.conj() + v[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def conjugate_mixed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Over time, across channels, two steps back."""
+    h, old, ys = torch.zeros_like(q[:, 0]), torch.zeros_like(q[:, 0]), []
+    for t in range(q.shape[1]):
+        h, old = 0.3 * torch.tanh(k[:, t].abs()) * h.roll(1, -1).conj() + 0.2 * old.real.flip(-1) + v[:, t], h
+        ys.append(h.real)
+    return torch.stack(ys, 1), h
+
+
+def real_and_complex(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    h, z, ys = q[:, 0].imag, torch.zeros_like(q[:, 0]), []
+    for t in range(q.shape[1]):
+        h, z = 0.5 * h + 0.3 * z.real, (0.4 + 0.3j) * z + 0.5 * h + v[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1), z
+
+
+def conjugated_outer_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s, ys = q.new_zeros(q.shape[0], 4, 4), []
+    for t in range(q.shape[1]):
+        s = torch.sigmoid(q[:, t].real).unsqueeze(-1) * s + (k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)).conj()
+        ys.append((q[:, t].unsqueeze(-1) * s).sum(-2).conj())
+    return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize("program", [conjugate, conjugate_mixed, real_and_complex, conjugated_outer_products])
+def test_conjugates_are_parallel_and_the_same(program: Callable[..., Any]) -> None:
+    """Conjugation is linear over the reals: a state and its conjugate are one state twice as wide."""
+    _all_parallel(compared(program, complex_normal))
+
+
+def test_a_state_that_mixes_the_batch() -> None:
+    """The length of the batch is a number of the program: another one is another program."""
+
+    def program(x: Tensor) -> Tensor:
+        h, ys = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            h = x[:, t] + 0.03 * (P * h.sum()) - 0.1 * h.mean(0)
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    _all_parallel(compared(program, normal))
 
 
 def test_views_in_a_loop_that_is_kept() -> None:

@@ -446,6 +446,8 @@ def _complex(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool
         f"{lam} * {old} + torch.complex({u}, {u})",
         f"{lam} * (0.5 * {old} - 0.3j * {old}) + {u}",
         f"0.5 * {lam} * {old}.roll(1, -1) + {u}",
+        f"{lam} * {old}.conj() + {u}",
+        f"{lam} * (0.6 * {old} + 0.3 * {old}.real) + {u}",
     ]
     s.lines.append(f"{h} = {s.c.pick(forms)}")
     made.reads = [(h, made.shape)]

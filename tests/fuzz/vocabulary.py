@@ -45,7 +45,10 @@ SUMS_ALONG_AN_AXIS = (  # (+, x) alone; each at most {n} times as large as the s
     "F.batch_norm({h}.reshape(-1, {n}), *torch.linspace(0.5, 1.5, 4 * {n}, dtype=torch.float64).reshape(4, {n}).unbind()).reshape({h}.shape)",
     "torch.conj({h}.to(torch.complex128) * (0.3 + 0.4j)).imag", "torch.conj_physical({h} * (0.3 + 0.4j)).real", "torch.complex({h}, {u}).imag + torch.complex({u}, {h}).imag * 0.5",
 )  # fmt: skip
-OF_THREE = ("(0.5 * torch.linalg.cross({h}, {u}.tanh(), dim=-1))", "(0.5 * torch.cross({u}.sin(), {h}, dim=-1))")  # a last axis of three
+OF_THREE = (
+    "(0.5 * torch.linalg.cross({h}, {u}.tanh(), dim=-1))",
+    "(0.5 * torch.cross({u}.sin(), {h}, dim=-1))",
+)  # a last axis of three
 
 
 def moved(s: Scope, text: str, shape: Shape, known: str = "") -> str:
