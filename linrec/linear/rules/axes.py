@@ -93,19 +93,41 @@ def _reshape(op: Op, build: Builder) -> Form | Refusal:
         return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
     terms: list[Term] = []
     for term in form.terms:
-        axes: list[Axis] = []
+        place = 0  # axes before it are those of the result
         for old, new in blocks:
-            merged = tuple(label for i in old for label in term.axes[i])
-            if len(new) == 1:
-                axes.append(merged)
-                continue
-            cut = split_to(term, merged, tuple(after[i] for i in new), build.labels)
-            if cut is None:
-                return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
-            done, term = [tuple(axis) for axis in axes], cut[0]
-            axes = [*done, *cut[1]]
-        terms.append(replace(term, axes=tuple(axes)))
+            merged = tuple(label for axis in term.axes[place : place + len(old)] for label in axis)
+            made: tuple[Axis, ...] = (merged,)
+            if len(new) != 1:
+                cut = _cut(term, merged, tuple(after[i] for i in new), op, build)
+                if isinstance(cut, Refusal):
+                    return cut
+                term, made = cut
+            term = replace(term, axes=(*term.axes[:place], *made, *term.axes[place + len(old) :]))
+            place += len(new)
+        terms.append(term)
     return through(op, build, 0, form, tuple(terms))
+
+
+def _cut(
+    term: Term, axis: Axis, parts: tuple[Dim, ...], op: Op, build: Builder
+) -> tuple[Term, tuple[Axis, ...]] | Refusal:
+    """An axis of a term cut into parts; where they go across its labels it is made one label first, by an identity."""
+    cut = split_to(term, axis, parts, build.labels)
+    if cut is None:
+        length = build.labels.extent(axis)
+        if not isinstance(length, int):
+            return unknown_length(op)
+        one = build.labels.axis(length)
+        eye = build.make("eye", (length,), Type(_type(op).dtype, (length, length)), (("dtype", dtype_of(op)),))
+        assert isinstance(eye, Use)
+        cut = split_to(term.times(Factor(build.indicator(eye), (axis, one))), one, parts, build.labels)
+        assert cut is not None, "an axis of one label can be cut anywhere"
+    return cut
+
+
+def _type(op: Op) -> Type:
+    assert isinstance(op.type, Type)
+    return op.type
 
 
 def _blocks(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
@@ -141,25 +163,17 @@ def _sum(op: Op, build: Builder) -> Form | Refusal:
     terms: list[Term] = []
     for term in form.terms:
         term = fresh(term, build.labels)
+        held = {x for axis in term.state_axes for x in axis} | {x for f in term.factors for a in f.axes for x in a}
+        summed = [x for i in chosen for x in term.axes[i]]
+        # along labels that the result alone has the state was repeated: there a sum is a product, a mean the same
+        counted = [x for x in summed if (x in held) == (op.kind == "mean")]
+        sizes = [build.labels.size[x] for x in counted]
+        if not all(isinstance(n, int) for n in sizes):
+            return unknown_length(op)
         axes = tuple(() if i in chosen else axis for i, axis in enumerate(term.axes) if keep or i not in chosen)
-        factors = [*term.factors]
-        missing = _summed_alone(term, chosen)
-        if missing:
-            # a label that only the result had: summing it multiplies by its length
-            return Refusal("LR1299", op.result, f"no rule for `{op.kind}` over an axis the state was repeated along")
-        if op.kind == "mean":
-            for i in chosen:
-                size = shape[i]
-                if not isinstance(size, int):
-                    return unknown_length(op)
-                factors.append(Factor(size, (), inverse=True))
-        terms.append(replace(term, axes=axes, factors=tuple(factors)))
+        scales = [Factor(n, (), inverse=op.kind == "mean") for n in sizes]
+        terms.append(term.times(*scales, axes=axes))
     return through(op, build, 0, form, tuple(terms))
-
-
-def _summed_alone(term: Term, chosen: set[int]) -> bool:
-    held = {x for axis in term.state_axes for x in axis} | {x for f in term.factors for axis in f.axes for x in axis}
-    return any(label not in held for i in chosen for label in term.axes[i])
 
 
 @rule("cat", "stack", semirings=ALL)
