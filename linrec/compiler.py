@@ -362,12 +362,14 @@ class Engine:
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)
-        fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
-        if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
-            # a form may exist once sizes other than time and batch are known
-            special = replace(captured, graph=specialized(captured.graph, fixed))
-            example, compiled = compiled.example, self.build(special, environment, tensors)
-            compiled.example = example
+        for open_ in ("TB", "T"):
+            fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in open_}
+            if not fixed or not _without_sizes(compiled):
+                continue
+            # a form may exist once sizes other than time and batch are known, or all but time where a batch is mixed
+            special = self.build(replace(captured, graph=specialized(captured.graph, fixed)), environment, tensors)
+            if _without_sizes(special) < _without_sizes(compiled):
+                special.example, compiled = compiled.example, special
         return compiled
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
@@ -520,6 +522,11 @@ def _narrowed(tensor: Tensor, shape: tuple[Any, ...], lengths: Mapping[str, int]
         if wanted != tensor.shape[axis]:
             tensor = tensor.narrow(axis, 0, wanted)
     return tensor
+
+
+def _without_sizes(compiled: Compiled) -> int:
+    """How many recurrences are kept for want of a form, or of a number for a size."""
+    return sum(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences)
 
 
 def _constant(value: Any) -> Callable[[], Any]:
