@@ -249,13 +249,14 @@ class Engine:
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
+        # a batch of one would hold the program to batches of one
+        wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
         try:
-            # a batch of one would hold the program to batches of one
-            wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
-            given = iter(wide)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
-            return self._compile(environment, a, k, wide)
+            try:
+                a, k = _given(wide, leaves, spec)
+                return self._compile(environment, a, k, wide)
+            except ProgramError:  # an axis of one that is no batch
+                return self._compile(environment, args, kwargs, tensors)
         except CaptureError as error:
             raise StateError(
                 "LR4005",
@@ -272,9 +273,7 @@ class Engine:
             outputs, effects = compiled.run(tensors)
         except FAILURES as error:  # the original's own error, or its result
             log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
-            given, spec = iter(tensors), self._spec
-            a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
-            return self._original(a, k)
+            return self._original(*_given(tensors, leaves, self._spec))
         if not compiled.graph.effects and compiled.captured.out_spec.is_leaf():
             return outputs[0]
         self._write_back(compiled, effects, tensors)
@@ -430,9 +429,7 @@ class Engine:
         ran = short.get("T", max((evaluate(t.trip, lengths) for t in compiled.captured.graph.times), default=0))
 
         def original(*inputs: Tensor) -> list[Any]:
-            given = iter(inputs)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
+            a, k = _given(list(inputs), leaves, spec)
             with Restored(environment), _saved(environment):
                 return pytree.tree_leaves(self.function(*a, **k))
 
@@ -467,6 +464,13 @@ class Engine:
                 f"; repro: {file}   next: linrec bisect {file}" * bool(file),
             )
         return True
+
+
+def _given(tensors: list[Tensor], leaves: list[Any], spec: pytree.TreeSpec) -> tuple[Any, Any]:
+    """Arguments with other tensors."""
+    given = iter(tensors)
+    args, kwargs = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
+    return args, kwargs
 
 
 def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:

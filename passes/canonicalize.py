@@ -27,8 +27,9 @@ class Canonicalize(Pass):
         returned = graph.roots()
         same: dict[str, Use] = {}
         kept: list[Op] = []
+        made = graph.by_name()
         for op in graph.ops:
-            target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
+            target = op.args[0] if op.kind in _COPIES or _is_idle(op) else _round_trip(op, made, graph)
             fixed = op.kind == "clone" and op.result in returned
             if (
                 isinstance(target, Use)
@@ -52,6 +53,27 @@ class Canonicalize(Pass):
 
 
 _COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh"})
+
+
+_VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten"})
+
+
+def _round_trip(op: Op, made: Mapping[str, Op], graph: Graph) -> Use | None:
+    """What a view of views has the shape of: a value folded and unfolded again."""
+    source, inner = op, op.args[0] if op.args else None
+    while (
+        source.kind in (_VIEWS if source is op else _VIEWS | _COPIES)
+        and isinstance(inner, Use)
+        and inner.delay == 0
+        and not source.init
+    ):
+        if inner.name not in made or made[inner.name].time != op.time:
+            return None
+        if source is not op and made[inner.name].type == op.type:
+            return inner
+        source = made[inner.name]
+        inner = source.args[0] if source.args else None
+    return None
 
 
 _FILLS: dict[str, Arg] = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
