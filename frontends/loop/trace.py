@@ -126,7 +126,7 @@ def run_trace(
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, _opaque_functions(), _plain_errors(), _numbered():
+    with _tracing, restored, _opaque_functions(), _plain_errors(), _numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -222,6 +222,7 @@ def _pre_dispatch_mode() -> Any:
 _APPLY = torch.autograd.Function.__dict__["apply"]
 _capturing: set[int] = set()  # the threads that trace; others go on as if nothing happened
 _lock = threading.Lock()
+_tracing = threading.RLock()  # make_fx keeps what it traces in a global: two threads at once would leave it set
 
 
 def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:

@@ -46,6 +46,9 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return _called("torch.reshape", op.args, op, write)
     if op.kind == "view_as_complex":
         return f"torch.view_as_complex({write(op.args[0])}.contiguous())"
+    if op.kind == "conj_physical" and isinstance(op.type, Type) and op.type.dtype[0] == "c":
+        # torch has no batching rule for it: under vmap it would run step by step
+        return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"
     if op.kind == "select_scatter" and (text := _row_written(op, write)) is not None:
         return text
     if op.kind in _METHODS and isinstance(op.args[0], Use):

@@ -249,17 +249,22 @@ def is_tame(w: Tensor, response: Tensor) -> bool:
     """
     if w.numel() == 0 or response.numel() == 0 or not (_is_concrete(w) and _is_concrete(response)):
         return False  # nothing to transform, or numbers that nobody may look at
-    head = response[: max(response.shape[0] // 4, 1)].abs().amax()
-    if not bool(torch.isfinite(head)) or not bool(response.abs().amax() <= GROWTH * head):
+    w, response = w.detach(), response.detach()
+    head = _loudest(response[: max(response.shape[0] // 4, 1)])
+    if not math.isfinite(head) or not _loudest(response) <= GROWTH * head:
         return False
-    loud = w.detach().abs().amax(dim=(0, 2, 3))
-    if not bool(torch.isfinite(loud).all()):
+    loud: Tensor = torch.linalg.vector_norm(w, math.inf, dim=(0, 2, 3))
+    if not math.isfinite(_loudest(loud)):
         return False
-    if w.dtype in (torch.float64, torch.complex128):
+    if w.dtype in (torch.float64, torch.complex128) or len(loud) <= _BLOCK:
         return True
     blocks = torch.nn.functional.pad(loud, (0, -len(loud) % _BLOCK)).view(-1, _BLOCK).amax(1)
     quiet = blocks[blocks > 0]
     return quiet.numel() == 0 or bool(quiet.amax() <= BURST * quiet.amin())
+
+
+def _loudest(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, math.inf))
 
 
 def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bool, chunk: int = 64) -> Tensor:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from linrec.kernels import compiled
+from linrec.linear.cost import Machine
 
 Apply = Callable[[Tensor, Tensor], Tensor]
+_RATES = Machine()  # the shipped ones: a kernel does the same on every machine
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
@@ -56,7 +58,28 @@ class _Compiled(torch.autograd.Function):
 
 def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
-    return scan(a, b.unsqueeze(-1), start.unsqueeze(-1), _matmul).squeeze(-1)
+    n = b.shape[-1]
+    work = 2 * n**2 * b[0].numel() // n / _RATES.small
+    made = 2 * a[0].numel() * n / _RATES.small + 8 * a[0].numel() * a.element_size() / _RATES.cache
+    short = shortest(2 * _RATES.launch + work, made + 2 * work, operators=2)
+    return in_columns(a, b, start, lambda x, y, s: scan(x, y, s, _matmul, short=short))
+
+
+def in_columns(a: Tensor, b: Tensor, start: Tensor, scanned: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """A scan of matrices over vectors, which are the columns of one matrix where all elements share a transition."""
+    if any(d != 1 for d in a.shape[1:-2]):
+        return scanned(a, b.unsqueeze(-1), start.unsqueeze(-1)).squeeze(-1)
+    steps, n = b.shape[0], b.shape[-1]
+    states = scanned(a.reshape(steps, n, n), b.reshape(steps, -1, n).mT, start.reshape(-1, n).mT)
+    return states.mT.reshape(b.shape)
+
+
+def shortest(walk: float, product: float, operators: int) -> float:
+    """The number of steps from which two levels beat a walk, given seconds a step of a walk and of products.
+
+    T walk > T product + 4 sqrt(T) operators, each of them launched: steps walk chunks for states and for products.
+    """
+    return max(_SHORT, (4 * operators * _RATES.launch / (walk - product)) ** 2) if walk > product else math.inf
 
 
 def _matmul(a: Tensor, s: Tensor) -> Tensor:
@@ -67,10 +90,13 @@ def _times(a: Tensor, s: Tensor) -> Tensor:
     return a * s
 
 
-def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply = torch.add) -> Tensor:
-    """All states of s[k] = apply(a[k], s[k-1]) plus b[k]; `apply` also composes two coefficients."""
+def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply = torch.add, short: float = _SHORT) -> Tensor:
+    """All states of s[k] = apply(a[k], s[k-1]) plus b[k]; `apply` also composes two coefficients.
+
+    Up to `short` steps are one chunk, which is walked.
+    """
     steps = b.shape[0]
-    if steps <= _SHORT:
+    if steps <= short:
         return _walk(a, b, start, apply, plus)
     size = math.isqrt(steps - 1) + 1
     count = steps // size
@@ -83,7 +109,7 @@ def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply = torch.
         step = chunked_a[:, j]
         local.append(plus(apply(step, local[-1]), chunked_b[:, j]))
         product.append(apply(step, product[-1]))
-    carries = scan(product[-1], local[-1], start, apply, plus)  # the state each chunk ends in
+    carries = scan(product[-1], local[-1], start, apply, plus, short)  # the state each chunk ends in
     before = torch.cat([start.expand_as(carries[0]).unsqueeze(0), carries[:-1]])
     states = plus(torch.stack(local, 1), apply(torch.stack(product, 1), before.unsqueeze(1)))
     states = states.reshape(whole, *states.shape[2:])

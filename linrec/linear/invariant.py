@@ -258,7 +258,7 @@ class _Lowering:
             if order_ != list(range(len(rows))):
                 tensor = write.make("permute", (tensor, tuple(order_)), now)
             if v.type.dtype != self.system.dtype:
-                tensor = write.make("to", (tensor, v.type.dtype), now, dtype=v.type.dtype)
+                tensor = write.make("to", (tensor, Atom(LONG[v.type.dtype])), now, dtype=v.type.dtype)
             if final:
                 found[v.use.name] = [Op(v.use.name, "alias", (tensor,), (), v.type)]
                 continue
