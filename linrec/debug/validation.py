@@ -16,12 +16,9 @@ from linrec.debug.hooks import Measure
 from linrec.debug.outcomes import Outcome, difference, is_finite, outcome, sound, worst
 from linrec.debug.precision import check_precision
 from linrec.debug.run import optimize
-from linrec.errors import LinrecError, VerificationError, VerifyError
+from linrec.errors import FAILURES, LinrecError, VerificationError, VerifyError
 from linrec.ir import Graph
 from linrec.manager import BROKEN, Context, Hook, Pass, Rewrite
-
-# what operators raise on inputs that do not suit them
-CANNOT_RUN = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class VerifyEach(Hook):
         """The outcome before the pass; None where the program itself cannot run on these numbers."""
         try:
             return outcome(graph, chosen, gradients=self._differentiates(chosen))
-        except CANNOT_RUN as error:
+        except FAILURES as error:
             self.skipped.append(f"{chosen}: {type(error).__name__}: {error}")
             return None
 
@@ -123,7 +120,7 @@ class VerifyEach(Hook):
             after = outcome(new, chosen, gradients=self._differentiates(chosen))
         except VerifyError as error:
             self._fail(error.code, step, error.message, chosen, rewrite)
-        except CANNOT_RUN as error:
+        except FAILURES as error:
             self._fail("LR5005", step, f"cannot be run: {type(error).__name__}: {error}", chosen, rewrite)
         compared = sound(new, before, after) if chosen.kind == "broken" else (before, after)
         found = difference(*compared, exact=not step.reassociates)
