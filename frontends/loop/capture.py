@@ -22,6 +22,7 @@ from linrec.frontends.loop.declared import declared, nested, spans
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
+from linrec.frontends.loop.probe import Probe
 from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
@@ -29,6 +30,7 @@ from linrec.ir import Graph, Use
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
+APART = 5  # what is added in a trial run, which needs no more than to be another number
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
 FEW_OPERATORS = 300  # after this many the next axis is tried first
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
@@ -98,7 +100,10 @@ class _Tracer:
     name: str
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
-    cut: dict[tuple[tuple[int, ...], ...], int] = field(default_factory=dict)  # after how many operators, if cut off
+    probe: Probe = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.probe = Probe(self.function, self.environment, self.args, self.kwargs)
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -142,9 +147,8 @@ class _Tracer:
     def attempt(self, shapes: Shapes, limit: int = ATTEMPT_OPERATORS) -> Trace | None:
         """A trace, or None where the program cannot run at these sizes in `limit` operators; remembered by sizes."""
         key = tuple(shapes)
-        if key not in self.tried or (self.tried[key] is None and limit > self.cut.get(key, limit)):
-            self.cut.pop(key, None)
-            self.tried[key] = self.attempted(shapes, min(limit, ATTEMPT_OPERATORS))
+        if key not in self.tried:
+            self.tried[key] = self.attempted(shapes, limit)
         return self.tried[key]
 
     def attempted(self, shapes: Shapes, limit: int) -> Trace | None:
@@ -158,7 +162,6 @@ class _Tracer:
         except CaptureError as error:
             if error.code != "LR0407":
                 raise
-            self.cut[tuple(shapes)] = limit
         finally:
             log.disabled = level
         return None
@@ -169,13 +172,13 @@ class _Tracer:
         # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
         for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
             for axes in candidates:
-                short = self.attempt(self.resized(axes, self.steps[0]), limit)
-                longer = short and self.attempt(self.resized(axes, self.steps[1]), limit)
+                short = self.probe.work(self.resized(axes, self.steps[0]), limit)
+                longer = short and self.probe.work(self.resized(axes, self.steps[1]), limit)
                 if short is None or longer is None:
                     continue
                 if longer.declared > short.declared:
                     return axes
-                if grown is None and len(longer.graph.nodes) > len(short.graph.nodes):
+                if grown is None and longer.calls > short.calls:
                     grown = axes
                 if grown is not None and not short.declared:
                     return grown
@@ -202,11 +205,7 @@ class _Tracer:
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
-        groups: Groups = {}
-        for (where, _), group in self.other_sizes(axes):
-            names = ("B", "B2", "B3", "B4") if where == 0 else ("N", "N2", "N3", "N4")
-            groups.update({n: group for n in [n for n in names if n not in groups][:1]})
-        for free, growing in self.choices(axes, groups):
+        for free, growing in self.choices(axes):
             try:
                 return self.generalized(axes, free, growing)
             except CaptureError:
@@ -214,52 +213,66 @@ class _Tracer:
                     raise
         raise AssertionError("the last choice leaves no size free")
 
-    def other_sizes(self, axes: list[Axis]) -> list[tuple[tuple[int, int], list[Axis]]]:
-        """Sizes that may vary from call to call, those of leading axes first: (0 if leading, size) -> axes."""
-        groups: dict[tuple[int, int], list[Axis]] = {}
-        for i, s in enumerate(self.shapes):
-            for d, length in enumerate(s):
-                if length > 1 and (i, d) not in axes:
-                    groups.setdefault((min(d, 1), length), []).append((i, d))
-        return sorted(groups.items())
-
-    def choices(self, axes: list[Axis], groups: Groups) -> Iterator[tuple[Groups, Groups]]:
+    def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
 
-        All free; the batch of time-first programs; what sizes show one by one; none.
+        What trial runs show; then batch sizes alone; none.
         """
-        if groups:
-            yield groups, {}
-            batch = self.batch_beside_time(axes)
-            if batch:
-                yield {"B": batch}, {}
-            base = self.resized(axes, self.steps[0])
-            normal = self.attempt(base)
-            free: Groups = {}
-            growing: Groups = {}
-            for name, group in groups.items() if normal is not None else ():
-                assert normal is not None
-                count = len(normal.graph.nodes)
-                trial = self.attempt(self.varied({name: group}, base), 2 * count + 100)
-                if trial is not None and normal is not None and trial.work == normal.work:
-                    free[name] = group
-                elif len(growing) < len(OTHER_STEPS):
-                    # more operators along another axis: a second loop, over a length of its own
-                    few, more = (self.attempt(self.resized(group, n, base)) for n in OTHER_STEPS[len(growing)][:2])
-                    if few is not None and more is not None and len(more.graph.nodes) > len(few.graph.nodes):
-                        growing[name] = group
-            if growing:
-                yield free, growing
-            if free and free != groups:
-                yield free, {}
-        yield {}, {}
+        free, growing = self.other_sizes(axes)
+        leading = {name: group for name, group in free.items() if name.startswith("B")}
+        tried: list[tuple[Groups, Groups]] = []
+        for choice in ((free, growing), (leading, growing), ({}, growing), (leading, {}), ({}, {})):
+            if choice not in tried:
+                tried.append(choice)
+                yield choice
 
-    def batch_beside_time(self, axes: list[Axis]) -> list[Axis]:
-        """The batch where time is first: axis 1 of (T, B, ...) and axis 0 of (B, ...), a state before the first step."""
-        first = {i for i, d in axes if d == 0 and len(self.shapes[i]) > 2}
-        sizes = {self.shapes[i][1] for i in first}
-        lead = [(i, 0) for i, s in enumerate(self.shapes) if i not in first and len(s) > 1 and {s[0]} == sizes]
-        return [*((i, 1) for i in sorted(first)), *lead] if len(sizes) == 1 and lead and sizes != {1} else []
+    def other_sizes(self, axes: list[Axis]) -> tuple[Groups, Groups]:
+        """The sizes that may vary from call to call, and those along which further loops run, as trial runs show."""
+        base = self.resized(axes, self.steps[0])
+        normal = self.probe.work(base, ATTEMPT_OPERATORS)
+        free: Groups = {}
+        growing: Groups = {}
+        if normal is None:
+            return free, growing
+        settled: set[Axis] = set()
+        names = {True: iter(("B", "B2", "B3", "B4")), False: iter(("N", "N2", "N3", "N4"))}
+        for is_batch, group in self.tied(axes):
+            if not group or settled.intersection(group):
+                continue
+            size = self.shapes[group[0][0]][group[0][1]]
+            other = self.probe.work(self.resized(group, size + APART, base), 4 * normal.calls + 100)
+            if other == normal:
+                name = next(names[is_batch], None)
+                if name is not None:
+                    free[name] = group
+                settled.update(group)
+            elif len(growing) < len(OTHER_STEPS):
+                # more operators along another axis: a second loop, over a length of its own
+                few, more = (
+                    self.probe.work(self.resized(group, n, base), ATTEMPT_OPERATORS)
+                    for n in OTHER_STEPS[len(growing)][:2]
+                )
+                if few is not None and more is not None and more.calls > few.calls:
+                    growing[f"S{len(growing) + 1}"] = group
+                    settled.update(group)
+        return free, growing
+
+    def tied(self, axes: list[Axis]) -> Iterator[tuple[bool, list[Axis]]]:
+        """Sets of axes that may vary together: True for those of a batch, the first axes beside time."""
+        rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
+        timed = {i for i, _ in axes}
+        first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
+        for size in sorted({self.shapes[i][d] for i, d in rest}):
+            same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
+            lead = [(i, d) for i, d in same if first[i] == d]
+            yield True, [(i, d) for i, d in lead if i in timed]
+            yield True, [(i, d) for i, d in lead if i in timed or len(self.shapes[i]) > 1]
+            yield True, lead
+            yield False, [(i, d) for i, d in same if d == len(self.shapes[i]) - 1]
+            yield False, [a for a in same if a not in lead]
+            yield False, same
+            for a in same:
+                yield a in lead, [a]
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""

@@ -126,7 +126,7 @@ def run_trace(
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, _opaque_functions(), _plain_errors(), _numbered():
+    with restored, opaque_functions(), _plain_errors(), scans_numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -240,7 +240,7 @@ def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _numbered() -> Iterator[None]:
+def scans_numbered() -> Iterator[None]:
     """Scans are recorded by their step inside this context."""
     token = numbers.set(itertools.count())
     try:
@@ -250,7 +250,7 @@ def _numbered() -> Iterator[None]:
 
 
 @contextmanager
-def _opaque_functions() -> Iterator[None]:
+def opaque_functions() -> Iterator[None]:
     """A custom autograd Function would be inlined and its backward lost: refuse it instead, in this thread alone."""
     mine = threading.get_ident()
     with _lock:
