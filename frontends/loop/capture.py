@@ -7,6 +7,7 @@ length of the call, unless the program must be held to that length.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at eit
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 APART = 5  # what is added in a trial run, which needs no more than to be another number
+_FEWER = 2  # how many first axes of the batch's size may be of something else
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
 FEW_OPERATORS = 300  # after this many the next axis is tried first
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
@@ -255,22 +257,31 @@ class _Tracer:
                 if few is not None and more is not None and more.calls > few.calls:
                     growing[f"S{len(growing) + 1}"] = group
                     settled.update(group)
-        return free, growing
+        # those of a batch first, as many as can be told apart
+        kept = sorted(free, key=lambda name: not name.startswith("B"))[: len(FREE)]
+        return {name: free[name] for name in kept}, growing
 
     def tied(self, axes: list[Axis]) -> Iterator[tuple[bool, list[Axis]]]:
-        """Sets of axes that may vary together: True for those of a batch, the first axes beside time."""
+        """Sets of axes that may vary together: True for those of a batch, the first axes beside time.
+
+        Vectors and last axes of what has no time are sizes of the model, as a rule: they stay.
+        """
         rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
         timed = {i for i, _ in axes}
         first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
+        rest -= {(i, d) for i, d in rest if i not in timed and d == len(self.shapes[i]) - 1}
         for size in sorted({self.shapes[i][d] for i, d in rest}):
             same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
             lead = [(i, d) for i, d in same if first[i] == d]
-            yield True, [(i, d) for i, d in lead if i in timed]
-            yield True, [(i, d) for i, d in lead if i in timed or len(self.shapes[i]) > 1]
-            yield True, lead
-            yield False, [(i, d) for i, d in same if d == len(self.shapes[i]) - 1]
-            yield False, [a for a in same if a not in lead]
-            yield False, same
+            others = [(i, d) for i, d in lead if i not in timed]
+            for fewer in range(min(len(others), _FEWER) + 1):  # all of them, all but one, ...
+                for out in itertools.combinations(others, fewer):
+                    yield True, [a for a in lead if a not in out]
+            yield True, [a for a in lead if a not in others]
+            inner = [a for a in same if a not in lead]
+            yield False, inner
+            for d in sorted({d for _, d in inner}):
+                yield False, [a for a in inner if a[1] == d]
             for a in same:
                 yield a in lead, [a]
 

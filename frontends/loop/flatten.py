@@ -406,7 +406,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     """Elements of a tensor go where a loop would read them.
 
     What most steps read in one place is the input of the step: pieces of an `unbind`, all made before the loop, go to
-    their readers. An element that few steps read there, such as the first state, goes before the loop, right
+    their readers, and those without any go. An element that few steps read there, such as the first state, goes before the loop, right
     after what it is an element of.
     """
     elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
@@ -420,6 +420,8 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
     held = Counter(roles.values())
+    kept = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
+    ops = [op for op in ops if not (made[op.result].kind == "getitem" and op.result in elements.keys() - roles.keys() - kept)]
     regular = {name for name, role in roles.items() if 2 * held[role] > readers[role]}
     late = {n for n in regular if made[n].kind == "getitem"}
     early: dict[str, list[Op]] = {}
