@@ -32,6 +32,7 @@ STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at eit
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 APART = 5  # what is added in a trial run, which needs no more than to be another number
+_READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
 _FEWER = 2  # how many first axes of the batch's size may be of something else
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
 FEW_OPERATORS = 300  # after this many the next axis is tried first
@@ -48,6 +49,8 @@ class Capture:
 
     The graph's effects are written back after each run: attributes by path (those in `assigned` are assigned,
     other tensors written to), arguments as "argument:0".
+    `guards` are tensors by path that the program took numbers out of, with what they held: it is another program
+    where they hold something else.
     `held` says why the program holds for the traced sizes only; None if it holds for every length.
     """
 
@@ -56,6 +59,7 @@ class Capture:
     constants: dict[str, Tensor]
     seconds: float
     assigned: frozenset[str]
+    guards: tuple[tuple[str, Tensor], ...] = ()
     held: Unreadable | CaptureError | None = None
 
 
@@ -89,7 +93,9 @@ def capture(
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
-    return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
+    guards = tracer.guards(flat)
+    seconds = time.perf_counter() - started
+    return Capture(graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held)
 
 
 @dataclass
@@ -102,6 +108,7 @@ class _Tracer:
     name: str
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
+    read: list[Tensor] = field(default_factory=list)
     probe: Probe = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +131,7 @@ class _Tracer:
     def trace(self, shapes: Shapes, limit: int) -> Trace:
         with trial():
             trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        self.read += trace.read
         if trace.drawn:
             raise CaptureError(
                 "LR0404", "the program draws random numbers from Python or numpy",
@@ -136,6 +144,22 @@ class _Tracer:
                 help="keep counters and caches outside forward, or make them tensors",
             )  # fmt: skip
         return trace
+
+    def guards(self, flat: Flat) -> tuple[tuple[str, Tensor], ...]:
+        """The tensors that numbers were taken out of. Raises CaptureError where a later call could not look at them."""
+        paths = {id(get()): path for path, get in reversed(self.environment.tensors.items())}
+        written = {i.path for i in flat.inputs if i.name in flat.mutated}
+        found: dict[str, Tensor] = {}
+        for tensor in self.read:
+            path = paths.get(id(tensor))
+            if path is None or path in written or tensor.numel() > _READ_MOST:
+                raise CaptureError(
+                    "LR0302", f"the program takes numbers out of the tensor `{path}`, which it changes or which is large"
+                    if path else "the program takes a number out of a tensor that no argument, attribute or name holds",
+                    help="stay in tensors: a tensor of one number multiplies and adds as a number does",
+                )  # fmt: skip
+            found[path] = tensor.detach().clone()
+        return tuple(found.items())
 
     def resized(self, axes: Iterable[Axis], length: int, base: Shapes | None = None) -> Shapes:
         """The call's shapes with `axes` set to `length`, keeping differences: T+1 stays T+1."""

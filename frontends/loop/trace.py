@@ -22,7 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -34,6 +39,7 @@ from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.ir import Source
 
 Scalar = int | float | bool | str | None
+_PLAIN = (bool, int, float, complex, str, list, np.ndarray)
 _PACKAGE = Path(linrec.__file__).parent
 _HIDDEN = tuple(
     f"{folder}/"
@@ -42,6 +48,11 @@ _HIDDEN = tuple(
 _STANDARD = f"{sysconfig.get_path('stdlib')}/"
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _LAYERS = f"{_PACKAGE}/nn/"
+_METADATA = frozenset({
+    "__get__", "__len__", "__hash__", "size", "dim", "ndimension", "stride", "numel", "nelement", "element_size",
+    "storage_offset", "get_device", "type", "is_floating_point", "is_complex", "is_signed", "is_contiguous", "is_pinned",
+    "is_inference", "is_conj", "is_neg", "is_same_size", "is_set_to", "is_tensor", "is_storage", "is_grad_enabled",
+})  # fmt: skip
 
 
 @dataclass
@@ -66,6 +77,7 @@ class Trace:
     changed: dict[str, Any]
     drawn: bool
     effect_paths: list[str]
+    read: list[Tensor]  # tensors of outside that numbers were taken out of
 
     @property
     def declared(self) -> int:
@@ -138,6 +150,7 @@ def run_trace(
         restored.changed,
         restored.drawn,
         effect_paths,
+        recorder.read,
     )
 
 
@@ -163,6 +176,7 @@ class _Recorder(TorchFunctionMode):
         self.limit = limit
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
+        self.read: list[Tensor] = []
         self._positions: dict[CodeType, list[Any]] = {}
         self.outermost: CodeType | None = None
 
@@ -181,6 +195,14 @@ class _Recorder(TorchFunctionMode):
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException as error:
             raise _needs_value(getattr(func, "__name__", ""), stack) from error
+        except RuntimeError as error:
+            if "value out of a tracing tensor" not in str(error):
+                raise
+            raise _needs_value(getattr(func, "__name__", ""), stack) from error
+        if isinstance(result, _PLAIN) and getattr(func, "__name__", "") not in _METADATA:
+            # a Python value came out of tensors of outside, as through `item()`
+            given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self.read += [x for x in given if not isinstance(x, FakeTensor)]
         if graph is not None:
             node = graph._root._prev
             while node is not before and node.op != "root":
