@@ -24,7 +24,8 @@ from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.probe import Probe
-from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
+from linrec.frontends.loop.repeats import find_repeats, over_time
+from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
 
@@ -345,7 +346,8 @@ class _Tracer:
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, over_time(flats, counts), strict=True)
         ]
-        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
+        places = set().union(*(flat.read for flat in flats))
+        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
 
     def own_length(self) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time."""

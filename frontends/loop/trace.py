@@ -6,6 +6,7 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import ast
 import itertools
 import linecache
 import re
@@ -64,6 +65,23 @@ class Watch:
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What the function that called an operator held: Python numbers by name."""
+
+    code: CodeType
+    values: dict[str, Scalar]
+
+
+Place = tuple[str, int, int, int]  # file, line, first and last column of an expression
+
+
+def place_of(code: CodeType, node: ast.AST) -> Place:
+    """Where an expression of a function's stands."""
+    columns = getattr(node, "col_offset", -1), getattr(node, "end_col_offset", -1)
+    return code.co_filename, getattr(node, "lineno", 0), *columns
+
+
 @dataclass
 class Trace:
     """One call: fx nodes, the user's lines for each, and what it did to attributes."""
@@ -77,6 +95,7 @@ class Trace:
     changed: dict[str, Any]
     drawn: bool
     effect_paths: list[str]
+    frames: dict[str, Frame]
     read: list[Tensor]  # tensors of outside that numbers were taken out of
 
     @property
@@ -150,6 +169,7 @@ def run_trace(
         restored.changed,
         restored.drawn,
         effect_paths,
+        recorder.frames,
         recorder.read,
     )
 
@@ -177,6 +197,8 @@ class _Recorder(TorchFunctionMode):
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
         self.read: list[Tensor] = []
+        self.frames: dict[str, Frame] = {}
+        self._frame: Frame | None = None  # the innermost of the user's at the call that is made
         self._positions: dict[CodeType, list[Any]] = {}
         self.outermost: CodeType | None = None
 
@@ -185,6 +207,7 @@ class _Recorder(TorchFunctionMode):
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
+        held = self._frame
         if func == _DATA:  # its value has no node of its own; `detach` is what it computes
             func = Tensor.detach
         if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
@@ -207,6 +230,8 @@ class _Recorder(TorchFunctionMode):
             node = graph._root._prev
             while node is not before and node.op != "root":
                 self.stacks.setdefault(node.name, stack)
+                if held is not None:
+                    self.frames.setdefault(node.name, held)
                 node = node._prev
             if len(self.stacks) > self.limit:
                 raise CaptureError("LR0407", f"the program has more than {self.limit} operators at this length")
@@ -214,11 +239,15 @@ class _Recorder(TorchFunctionMode):
 
     def _look(self, frame: FrameType | None) -> tuple[Source, ...]:
         stack: list[Source] = []
+        self._frame = None
         while frame is not None and frame.f_code is not self.outermost:
             code = frame.f_code
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
                 self.watch.codes.setdefault(code, frame.f_globals)
+                if self._frame is None:
+                    numbers = {k: v for k, v in frame.f_locals.items() if isinstance(v, int | float)}
+                    self._frame = Frame(code, numbers)
                 for name, value in frame.f_locals.items():
                     if isinstance(value, int | float | bool | str | type(None)):
                         seen = self.watch.values.setdefault((code, name), [])
