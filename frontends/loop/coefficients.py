@@ -126,13 +126,13 @@ class _Reader:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY and self._is_whole(node, depth):
                 parts = [self.resolved(left, depth), self.resolved(right, depth)]
                 make: Callable[..., ast.expr] = lambda a, b: ast.BinOp(a, op, b)  # noqa: E731
-            case ast.UnaryOp(op=ast.USub() | ast.Not() as op, operand=operand):
-                parts, make = [self.resolved(operand, depth)], lambda a: ast.UnaryOp(op, a)
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARED:
+            case ast.UnaryOp(op=ast.USub() | ast.Not() as sign, operand=operand):
+                parts, make = [self.resolved(operand, depth)], lambda a: ast.UnaryOp(sign, a)
+            case ast.Compare(left=left, ops=[order], comparators=[right]) if type(order) in _COMPARED:
                 parts = [self.resolved(left, depth), self.resolved(right, depth)]
-                make = lambda a, b: ast.Compare(a, [op], [b])  # noqa: E731
-            case ast.BoolOp(op=op, values=values):
-                parts, make = [self.resolved(v, depth) for v in values], lambda *a: ast.BoolOp(op, list(a))
+                make = lambda a, b: ast.Compare(a, [order], [b])  # noqa: E731
+            case ast.BoolOp(op=joint, values=values) if all(map(_is_condition, values)):
+                parts, make = [self.resolved(v, depth) for v in values], lambda *a: ast.BoolOp(joint, list(a))
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 parts, make = [self.resolved(n, depth) for n in (test, body, orelse)], ast.IfExp
             case ast.Call(func=function, args=args, keywords=[]) if self._function(function, len(args)) is not None:
@@ -158,8 +158,9 @@ class _Reader:
         resolved = self.resolved(node, 0) if isinstance(node, ast.Constant | ast.Name | ast.Attribute) else None
         if isinstance(resolved, ast.Name):
             return self.numbers.get(resolved.id)
-        value = resolved.value if isinstance(resolved, ast.Constant) else None
-        return value if isinstance(value, bool | int | float) else None
+        if isinstance(resolved, ast.Constant) and isinstance(resolved.value, bool | int | float):
+            return resolved.value
+        return None
 
     def _function(self, node: ast.expr, arguments: int) -> str | None:
         """The name of a known function of numbers, where the name means what it says."""
@@ -229,7 +230,7 @@ class _Reader:
         for step, value in enumerate(values):
             counted = {n: c.start + c.step * step for n, c in self.counters.items()}
             try:
-                result = eval(code, space, self.numbers | counted)  # an expression of numbers and nothing else
+                result = eval(code, space, {**self.numbers, **counted})  # an expression of numbers and nothing else
             except (ArithmeticError, ValueError, TypeError, NameError):
                 return False
             if type(result) is not type(value) or result != value:
@@ -274,13 +275,13 @@ class Table:
     def vector(self, node: ast.expr) -> tuple[Arg, str]:
         """A vector or a number, and its element type."""
         match node:
-            case ast.Constant(value=bool() | int() | float() as value):
-                return value, _type_of(value)
+            case ast.Constant(value=bool() | int() | float() as number):
+                return number, _type_of(number)
             case ast.Name(id=name):
                 if name in self.coefficient.counters:
                     return self._counter(self.coefficient.counters[name]), "i64"
-                number = self.coefficient.numbers[name]
-                return number, _type_of(number)
+                known = self.coefficient.numbers[name]
+                return known, _type_of(known)
             case ast.BinOp(left=left, op=op, right=right):
                 a, b, dtype = self._pair(left, right, "f64" if isinstance(op, ast.Div) else "i64")
                 return self._new(_BINARY[type(op)], (a, b), dtype), dtype
@@ -293,11 +294,11 @@ class Table:
                 return self._new("neg", (self._lifted(value, dtype),), dtype), dtype
             case ast.UnaryOp(operand=operand):
                 return self._new("logical_not", (self._lifted(self.vector(operand)[0], "bool"),), "bool"), "bool"
-            case ast.BoolOp(op=op, values=[first, *rest]):
-                whole: Arg = self._lifted(self.vector(first)[0], "bool")
-                for value in rest:
-                    other = self._lifted(self.vector(value)[0], "bool")
-                    kind = "logical_and" if isinstance(op, ast.And) else "logical_or"
+            case ast.BoolOp(op=joint, values=[first, *rest]):
+                whole = self._lifted(self.vector(first)[0], "bool")
+                for part in rest:
+                    other = self._lifted(self.vector(part)[0], "bool")
+                    kind = "logical_and" if isinstance(joint, ast.And) else "logical_or"
                     whole = self._new(kind, (whole, other), "bool")
                 return whole, "bool"
             case ast.IfExp(test=test, body=body, orelse=orelse):
@@ -326,6 +327,11 @@ class Table:
         (a, one), (b, other) = self.vector(left), self.vector(right)
         dtype = "f64" if "f64" in (one, other, least) else "i64"
         return self._lifted(a, dtype), self._lifted(b, dtype), dtype
+
+
+def _is_condition(node: ast.expr) -> bool:
+    """Is it true or false, so that `and` and `or` give one of these too?"""
+    return isinstance(node, ast.Compare | ast.BoolOp) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
 
 
 def _type_of(value: Number) -> str:

@@ -70,7 +70,7 @@ class Frame:
     """What the function that called an operator held: Python numbers by name."""
 
     code: CodeType
-    values: dict[str, Scalar]
+    values: dict[str, int | float]
 
 
 Place = tuple[str, int, int, int]  # file, line, first and last column of an expression
