@@ -85,6 +85,7 @@ class Compiled:
     metadata: list[tuple[Any, ...]]
     report: Report
     rejected: bool = False
+    guards: list[tuple[Callable[[], Any], Tensor]] = field(default_factory=list)  # tensors read as Python numbers
     example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
     least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
     expected: list[tuple[Any, ...]] = field(init=False)  # shapes of the arguments: numbers, names, other sizes
@@ -131,8 +132,10 @@ class Compiled:
         return lengths.get("T", 2) > 1 and all(evaluate(n, lengths) >= 0 for n in self.least)
 
     def fits(self) -> bool:
-        """Have the captured tensors the types they had?"""
-        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True))
+        """Have the captured tensors the types they had, and those that were read as numbers the same numbers?"""
+        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True)) and all(
+            torch.equal(get(), held) for get, held in self.guards
+        )
 
     def run(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Outputs and effects."""
@@ -314,7 +317,8 @@ class Engine:
     ) -> Any:
         shapes = tuple(tuple(x.shape) for x in tensors)
         refused = self.refused.setdefault(key, set())
-        if shapes in refused or len(refused) >= _MAX_ATTEMPTS:
+        guarded = sum(bool(program.guards) for program in self.programs.get(key, ()))
+        if shapes in refused or len(refused) >= _MAX_ATTEMPTS or guarded >= _MAX_ATTEMPTS:
             return self._original(args, kwargs)
         try:
             # a caller's hooks on saved tensors (checkpointing) see the program itself only
@@ -409,7 +413,9 @@ class Engine:
             for r in report.recurrences:
                 if r.form == "sequential":
                     raise NotLinearError(r.code or "LR2002", r.reason, loop=r.name, file=r.source, help=r.help)
-        return Compiled(captured, graph, program, constants, getters, [_metadata(get()) for get in getters], report)
+        metadata = [_metadata(get()) for get in getters]
+        guards = [(environment.tensors[path], held) for path, held in captured.guards]
+        return Compiled(captured, graph, program, constants, getters, metadata, report, guards=guards)
 
     # verification ----------------------------------------------------------------------------------
 

@@ -284,7 +284,6 @@ def test_laws_say_where_they_do_not_apply() -> None:
     assert all(v.holds for v in found)
 
 
-@pytest.mark.xfail(strict=True, reason="the number that item() takes out of a captured tensor is kept for later calls")
 def test_a_number_taken_out_of_a_captured_tensor_follows_it() -> None:
     scale = torch.tensor(0.5)
 
