@@ -8,6 +8,7 @@ cannot be captured runs as written, and the report says why.
 from __future__ import annotations
 
 import functools
+import linecache
 import logging
 import os
 import time
@@ -364,9 +365,10 @@ class Engine:
 
     def _refuse(self, error: CaptureError) -> None:
         place = "" if error.file is None else f"{os.path.basename(error.file)}:{error.line}"
+        line = "" if error.file is None else linecache.getline(error.file, error.line or 0).strip()
         if not self.report.recurrences:
             self.report = replace(
-                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place,
+                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place, line=line,
                 captures=self.captures, versions=findings.versions(),
             )  # fmt: skip
         log.info("%s runs as written: %s", self.name, error)

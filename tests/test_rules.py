@@ -241,3 +241,60 @@ def test_views_in_a_loop_that_is_kept() -> None:
         same_run(made, program, x.requires_grad_())
     report = linrec.report(made)
     assert report.verification.passed and report.recurrences[0].code == "LR1209"
+
+
+def too_many_paths(x: Tensor) -> Tensor:
+    h, ys = torch.ones_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        z = torch.sigmoid(x[:, t])
+        for _ in range(7):
+            h = 0.5 * z * h + (1 - z) * 0.4 * h.roll(1, -1)
+        h = h + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def too_many_diagonal_paths(x: Tensor) -> Tensor:
+    h, ys = torch.ones_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        for _ in range(7):
+            h = torch.maximum(h + P, 0.1 * P + h - 0.3)
+        h = torch.maximum(h - 1, x[:, t])
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def too_many_conjugate_paths(x: Tensor) -> Tensor:
+    h, ys = torch.ones_like(x[:, 0]) * (1 + 0j), []
+    for t in range(x.shape[1]):
+        for _ in range(4):
+            h = 0.3 * h + 0.2j * h.conj() + 0.1 * h.real
+        h = h + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [(too_many_paths, "ltv"), (too_many_diagonal_paths, "lti"), (too_many_conjugate_paths, "lti")],
+)
+def test_paths_beyond_the_limit_are_added_up(program: Callable[..., Any], kind: str) -> None:
+    report = compared(program, normal)
+    _all_parallel(report)
+    assert [r.kind for r in report.recurrences] == [kind]
+
+
+def test_a_refused_program_shows_the_line() -> None:
+    def program(x: Tensor) -> Tensor:
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = h + x[:, t]
+            if h.sum() > 0:
+                h = 0.5 * h
+        return h
+
+    made = linrec.compile(program)
+    made(*normal(8, 2))
+    report = linrec.report(made)
+    assert report.code == "LR0301" and "`bool`" in report.reason
+    assert report.line == "if h.sum() > 0:" and report.line in str(report)

@@ -325,7 +325,7 @@ def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
     file, line = (place.file, place.line) if stack else (None, None)
     if function == "__bool__":
         return CaptureError(
-            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
+            "LR0301", "the program needs the value of a tensor to go on: it branches on it (`bool`)", file=file, line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
         )  # fmt: skip
     if re.search(r"\brange\(", linecache.getline(place.file, place.line)):

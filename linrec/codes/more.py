@@ -81,18 +81,29 @@ Cure: mix along an axis that belongs to the model.
     "LR1298": Code(
         "too many paths from one state to the next",
         """\
-The affine form keeps one term for each path from a state to the value; this step has more than 64.
+The affine form keeps one term for each path from a state to the value. More than 64 are added up to one
+coefficient, but not where that would have more than 65,536 numbers.
 
-    for t in range(x.shape[1]):
-        for _ in range(7):
-            h = h @ A + h @ B                      # 2^7 paths
-        h = h + x[:, t]
+    def net(x, A, B):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            for _ in range(7):
+                h = h @ A + h @ B                  # 2^7 paths through 300 x 300 matrices
+            h = h + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 8, 300), 1e-3 * torch.randn(300, 300), 1e-3 * torch.randn(300, 300))
 
 Cure: combine the coefficients first.
 
-    M = torch.linalg.matrix_power(A + B, 7)
-    for t in range(x.shape[1]):
-        h = h @ M + x[:, t]
+    def net(x, A, B):
+        M = torch.linalg.matrix_power(A + B, 7)
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = h @ M + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 8, 300), 1e-3 * torch.randn(300, 300), 1e-3 * torch.randn(300, 300))
 """,
     ),
     "LR2003": Code(

@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "compute the condition from the input",
     ),
     "LR1208": (
-        "round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix hardshrink "
+        "round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix floor_divide hardshrink "
         "softshrink nan_to_num",
         "the state is rounded or bounded by `{}`",
         "bound what is read from the state instead",

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
-from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.linear.affine import Axis, Factor, Form, Labels, Refusal, Term
 from linrec.linear.rules.refused import REFUSED
 from linrec.linear.semirings import SUM, Semiring
 from linrec.sizes import Dim
@@ -64,10 +64,7 @@ def apply(op: Op, build: Builder) -> Form | Refusal:
     """The form of `op`, whose arguments include values that depend on the state."""
     found = RULES.get((build.semiring.name, op.kind))
     if found is not None:
-        result = found(op, build)
-        if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
-            return Refusal("LR1298", op.result, f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths")
-        return result
+        return found(op, build)
     for code, (kinds, reason, help_) in REFUSED.items():
         if op.kind in kinds.split():
             return Refusal(code, op.result, reason.format(op.kind), help_)
