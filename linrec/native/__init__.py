@@ -35,6 +35,8 @@ _ARGUMENTS = {
     },
     **{f"matrix_{way}_{kind}": _MATRIX for way in ("forward", "backward") for kind in ("f32", "f64")},
     "large_pages": (_POINTER, _LONG),
+    **{f"transpose_{word}": (_POINTER, _POINTER, *(_LONG,) * 4, _INT) for word in ("w32", "w64")},
+    **{f"loudest_{word}": (_POINTER, _POINTER, *(_LONG,) * 3, _INT) for word in ("w32", "w64")},
 }
 
 

@@ -199,6 +199,29 @@ EXPORT void large_pages(char *at, int64_t bytes) {
         CALL(matrix_backward, type, c, x, x + 1 + 4 * c->R + 2 * c->M + 2)                                          \
     }
 
+/* Threads take columns of a transpose, and rows whose loudest number is looked for. */
+#define LAYOUTS(type, word)                                                                                         \
+    EXPORT void transpose_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,       \
+                                 int64_t to_row, int threads) {                                                     \
+        const int64_t part = ((columns + threads - 1) / threads + 15) / 16 * 16;                                    \
+        PARALLEL(threads)                                                                                           \
+        for (int64_t j = 0; j < columns; j += part) {                                                               \
+            const int64_t n = columns - j < part ? columns - j : part;                                              \
+            CALL(transpose, type, from + j, to + j * to_row, rows, n, from_row, to_row)                             \
+        }                                                                                                           \
+    }                                                                                                               \
+    EXPORT void loudest_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,         \
+                               int threads) {                                                                       \
+        const int64_t part = (rows + threads - 1) / threads;                                                        \
+        PARALLEL(threads)                                                                                           \
+        for (int64_t i = 0; i < rows; i += part) {                                                                  \
+            const int64_t n = rows - i < part ? rows - i : part;                                                    \
+            CALL(loudest, type, from + i * from_row, to + i, n, columns, from_row)                                  \
+        }                                                                                                           \
+    }
+
+LAYOUTS(w32, uint32_t)
+LAYOUTS(w64, uint64_t)
 MATRICES(f32, float)
 MATRICES(f64, double)
 SCANS(f32, float)

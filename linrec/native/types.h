@@ -44,3 +44,15 @@
 #undef TYPE
 #undef CONJ
 #pragma pop_macro("WIDE")
+
+#define WORD uint32_t
+#define TYPE w32
+#include "layout.h"
+#undef WORD
+#undef TYPE
+
+#define WORD uint64_t
+#define TYPE w64
+#include "layout.h"
+#undef WORD
+#undef TYPE
