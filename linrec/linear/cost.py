@@ -267,8 +267,8 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
         states = x.T * x.E * x.n
         if not mixes:
             fast = compiled and ring
-            times, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
-            form, own = "scan", Work(elementwise=2 * states, moved=width * times * states, depth=depth)
+            passes, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
+            form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
         else:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
             square, cube = x.T * x.L * x.n**2, x.T * x.L * x.n**3
@@ -278,11 +278,10 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             )
             if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
-                passes = Work(
+                own = own.plus(Work(
                     small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=16 * width * others,
                     depth=60 + 32 * chunks,
-                )  # fmt: skip
-                own = own.plus(passes)
+                ))  # fmt: skip
             form = "associative"
         work = 2 * x.T * x.E * x.n**2
         loop = Work(
