@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from linrec.kernels.scan import Apply, in_columns, scan, shortest
+from linrec.kernels.scan import Apply, scan, scan_matrices, shortest
 from linrec.linear.cost import Machine
 
 _RATES = Machine()
@@ -52,7 +52,7 @@ def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tenso
     n, rate = b.shape[-1], _RATES.vector / _PASSES
     work = n * b[0].numel() / rate
     short = shortest(4 * _RATES.launch + work, n * a[0].numel() / rate + 2 * work, operators=5)
-    return in_columns(a, b, start, lambda x, y, s: scan(x, y, s, apply, plus, short))
+    return scan_matrices(a, b, start, apply, plus, zero, short)
 
 
 def _product(a: Tensor, zero: float) -> Apply:
