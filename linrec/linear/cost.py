@@ -279,7 +279,7 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
                 own = own.plus(Work(
-                    small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=100 * width * others,
+                    small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=60 * width * others,
                     depth=60 + 48 * chunks,
                 ))  # fmt: skip
             form = "associative"
