@@ -114,10 +114,10 @@ def drawn(seed: int, number: int) -> Drawn:
     kind = KINDS[number % len(KINDS)]
 
     def size(low: int, high: int) -> int:
-        return round(low * (high / low) ** numbers.random())
+        return int(low * (high / low) ** numbers.random() + 0.5)
 
     def dense(n: int) -> Tensor:
-        return 0.5 * torch.randn(n, n) / n**0.5
+        return torch.randn(n, n).div_(2 * n**0.5)
 
     while True:
         b, t, n, p, q = size(1, 64), size(256, 4096), size(2, 160), size(1, 6), size(1, 6)

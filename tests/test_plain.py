@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.machinery
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def rows(*widths: int) -> list[Tensor]:
     return [torch.randn(3, 40, n, dtype=torch.float64) for n in widths]
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[], tuple[Any, list[Tensor]]]] = {
     "final": lambda: (Dense(5, 2, 2, "last", True).double(), rows(2)),
     "convolution": lambda: (Modes(3, 4).double(), rows(3)),
     "scan": lambda: (gated, [r.sigmoid() for r in rows(6)] + rows(6)),

@@ -109,8 +109,8 @@ Cure: combine the coefficients first.
     "LR2003": Code(
         "linear, left a loop by cost",
         """\
-The recurrence was proven linear and has a parallel form, which the cost model expects to be slower than the
-loop, over long sequences too. A dense transition that varies over time is the usual case: its scan
+The recurrence was proven linear and has a parallel form, which the cost model expects to be slower than
+the loop, over long sequences too. A dense transition that varies over time is the usual case: its scan
 multiplies n x n matrices, n^3 operations a step against n^2 in the loop. `linrec explain --level 3` prints
 both costs, and `forms="associative"` asks for the scan all the same.
 
@@ -122,8 +122,7 @@ both costs, and `forms="associative"` asks for the scan all the same.
 
     inputs = (torch.randn(2, 12, 160), 0.01 * torch.randn(2, 12, 160, 160))
 
-Cure: none is needed. A transition with a structure is faster: diagonal, the same at every step, or small
-blocks.
+Cure: none is needed. A transition with a structure is faster: diagonal, constant, or small blocks.
 
     def net(x, a):
         h = torch.zeros_like(x[:, 0])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from linrec.kernels.scan import Apply, in_columns, scan, shortest
+from linrec.kernels.scan import Apply, scan, scan_matrices, shortest
 from linrec.linear.cost import Machine
 
 _RATES = Machine()
@@ -31,7 +31,8 @@ def semiring_scan(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """All states of s[k] = a[k] + s[k-1] (plus) b[k], elementwise: (T or 1, e or 1s), (T, e), (e) -> (T, e)."""
     plus, zero = _PLUS[name]
     a, b, start = a.detach().expand(b.shape[0], *a.shape[1:]), b.detach(), start.detach()
-    return scan(a, b, start, _product(a, zero), plus)
+    times = _product(a, zero)
+    return scan(a, b, start, times, lambda x, s, added: plus(times(x, s), added))
 
 
 def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tenso
     n, rate = b.shape[-1], _RATES.vector / _PASSES
     work = n * b[0].numel() / rate
     short = shortest(4 * _RATES.launch + work, n * a[0].numel() / rate + 2 * work, operators=5)
-    return in_columns(a, b, start, lambda x, y, s: scan(x, y, s, apply, plus, short))
+    return scan_matrices(a, b, start, lambda x, s, added: plus(apply(x, s), added), zero, short)
 
 
 def _product(a: Tensor, zero: float) -> Apply:

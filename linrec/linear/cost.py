@@ -164,9 +164,9 @@ def estimates(
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
     plain = sizes["q"] == sizes["n"]
-    several = sizes["p"] > 1 and sizes["B"] * sizes["p"] * sizes["q"] >= ONE_BY_ONE
+    each = 0.0 if sizes["p"] == 1 else 0.4 if sizes["B"] * sizes["p"] * sizes["q"] < ONE_BY_ONE else 3.0
     single = sizes["g"] == sizes["p"] == sizes["q"] == 1 and sizes["T"] >= 4 * ROW
-    formulas = _invariant(response, final, diagonal, plain, several, single, width, machine.compiled)
+    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled)
     return _estimates(formulas, sizes, machine, slower)
 
 
@@ -176,7 +176,7 @@ def _invariant(
     final: bool,
     diagonal: bool,
     plain: bool,
-    several: bool,
+    each: float,
     single: bool,
     width: int,
     compiled: bool,
@@ -216,8 +216,8 @@ def _invariant(
         own = Work(
             transforms=2.5 * 2 * x.T * x.log2(2 * x.T) * x.g * rows,
             elementwise=8 * inputs * x.q,
-            moved=width * (8 * (inputs + outputs) + 3 * x.T * x.g * x.p * x.q),
-            depth=55 + (3 * x.T * x.g if several else 0),
+            moved=width * (11 * (inputs + outputs) + 3 * x.T * x.g * x.p * x.q),
+            depth=110 + (each * x.T * x.g if each else 0),  # a small product of complex matrices for each frequency
         )
         found["convolution"] = prepared(x).plus(own)
         C = x.least(x.T, CHUNK)
@@ -227,9 +227,9 @@ def _invariant(
             powers = 2 * C * x.g * x.n**2 * (2 * x.p + x.q) + 4 * x.g * x.n**3 * x.log2(C)
             own = Work(
                 2 * inputs * (C * x.q + x.n) + 2 * outputs * x.n + 2 * x.B * x.T / C * x.g * x.n**2 + double * powers,
-                moved=width * (6 * inputs + 5 * outputs + 5 * C**2 * x.g * x.p * x.q + 6 * x.B * x.T / C * x.g * x.n)
+                moved=width * (12 * inputs + 12 * outputs + 5 * C**2 * x.g * x.p * x.q + 6 * x.B * x.T / C * x.g * x.n)
                 + 24 * C * x.g * x.n * (2 * x.p + x.q),
-                depth=130 + 3 * x.T / C,
+                depth=260 + 3 * x.T / C,
             )
             # its matrices are made anew by each call, and where they are learnt their gradient is as much again
             found["chunked"] = own if response == "kept" else own.plus(own)
@@ -267,8 +267,8 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
         states = x.T * x.E * x.n
         if not mixes:
             fast = compiled and ring
-            times, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
-            form, own = "scan", Work(elementwise=2 * states, moved=width * times * states, depth=depth)
+            passes, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
+            form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
         else:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
             square, cube = x.T * x.L * x.n**2, x.T * x.L * x.n**3
@@ -278,11 +278,10 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             )
             if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
-                passes = Work(
-                    small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=16 * width * others,
-                    depth=60 + 32 * chunks,
-                )  # fmt: skip
-                own = own.plus(passes)
+                own = own.plus(Work(
+                    small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=60 * width * others,
+                    depth=60 + 48 * chunks,
+                ))  # fmt: skip
             form = "associative"
         work = 2 * x.T * x.E * x.n**2
         loop = Work(
