@@ -13,6 +13,7 @@ import pickle
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -1213,22 +1214,16 @@ def test_threads() -> None:
     case = LTI["diagonal"]
     fn = linrec.compile(case.make())
     jobs = [case.args(2, 9 + 3 * i) for i in range(6)]
-    results: dict[int, Any] = {}
+    together = threading.Barrier(len(jobs), timeout=60)
 
-    def work(i: int) -> None:
-        try:
-            results[i] = [fn(*jobs[i]).detach() for _ in range(3)][-1]
-        except Exception as error:
-            results[i] = error
+    def work(job: tuple[Tensor, ...]) -> Tensor:
+        together.wait()
+        return [fn(*job).detach() for _ in range(3)][-1]
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i, job in enumerate(jobs):
-        assert isinstance(results[i], Tensor), results[i]
-        same(results[i], case.make()(*job).detach())
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        results = list(pool.map(work, jobs))
+    for job, result in zip(jobs, results, strict=True):
+        same(result, case.make()(*job).detach())
     same_run(fn, case.make(), *case.args(2, 9))
 
 
