@@ -1,18 +1,81 @@
-"""What the contract tests share: values with gradients, and how far two of them may be apart."""
+"""What the contract tests share: small programs, values with gradients, and how far two of them may be apart."""
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from programs_lti import zeros
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import linrec
 
 REL = 1e-9
+A3 = torch.tensor([0.9, -0.5, 0.3], dtype=torch.float64)
+
+
+def signal(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = True) -> Tensor:
+    """A standard normal tensor, drawn in float64 whatever its type."""
+    return torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_(grad)
+
+
+def leaky(x: Tensor, a: Tensor) -> Tensor:
+    """The states of h ↦ a h + x[:, t] for x of shape (B, T, d)."""
+    h = torch.zeros(x.shape[0], x.shape[2], dtype=x.dtype)
+    ys = []
+    for t in range(x.shape[1]):
+        h = a * h + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+@functools.cache
+def called_before() -> Any:
+    """`leaky`, compiled and called once: one for all tests, so that their calls come after others."""
+    net: Any = linrec.compile(leaky)
+    net(signal(2, 9, 3), A3)
+    return net
+
+
+class Leaky(nn.Module):
+    """A module with a state of every kind: parameters, buffers, attributes, settings, a mode."""
+
+    frozen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([0.9, -0.5, 0.3]))
+        self.inp = nn.Linear(3, 3)
+        self.register_buffer("frozen", torch.randn(3, 3) * 0.3)
+        self.decay = 0.9
+        self.plain = torch.full((3,), 0.5, dtype=torch.float64)
+        self.config = SimpleNamespace(gain=2.0, names=["a"], table={"shift": 0.25})
+        self.drop = nn.Dropout(0.5)
+        self.use_norm = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = zeros(x)
+        ys = []
+        u = self.drop(self.inp(x))
+        for t in range(x.shape[1]):
+            h = self.decay * self.a * h + h @ self.frozen * 0.1 + self.config.gain * u[:, t] * self.plain
+            h = h + self.config.table["shift"]
+            ys.append(F.layer_norm(h, (3,)) if self.use_norm else h)
+        return torch.stack(ys, 1)
+
+
+def twins(make: Callable[[], Any], **options: Any) -> tuple[Any, Any]:
+    """A compiled copy and an original copy with equal weights."""
+    torch.manual_seed(3)
+    first = make().double()
+    return linrec.compile(copy.deepcopy(first), **options), first
 
 
 def tensors(tree: Any) -> list[Tensor]:
