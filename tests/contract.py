@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from programs_lti import zeros
+from cases import zeros
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

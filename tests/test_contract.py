@@ -1,6 +1,6 @@
 """Law 1 through the public names: a compiled program is the same function, in value and in every gradient.
 
-The programs are in `programs_lti`. The files test_contract_*.py try inputs, numerics, modes of torch, Python state.
+The programs are in `cases`. The files test_contract_*.py try inputs, numerics, modes of torch, Python state.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LTI, LTV, NONLINEAR, Case
 from contract import A3, converted, leaky, same, same_run, signal
-from programs_lti import LTI, LTV, NONLINEAR, Case
 from torch import Tensor, nn
 
 import linrec
 
-SOURCE = re.compile(r"programs_lti\.py:\d+")
+SOURCE = re.compile(r"(layers|nonlinear|states|steps|varying|walks)\.py:\d+")
 pytestmark = pytest.mark.usefixtures("one_thread")
 slow = pytest.mark.slow
 
@@ -328,7 +328,7 @@ def test_strict_raises_what_keeps_a_loop() -> None:
     with pytest.raises(linrec.NotLinearError) as caught:
         linrec.compile(case.make(), strict=True)(*case.args(2, 9))
     assert isinstance(caught.value, linrec.LinrecError)
-    assert "tanh" in str(caught.value) and "programs_lti.py" in str(caught.value)
+    assert "tanh" in str(caught.value) and "nonlinear.py" in str(caught.value)
 
     def branches(x: Tensor) -> Tensor:
         h = x[:, 0]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LTI, zeros
 from contract import converted, same, same_run, signal
-from programs_lti import LTI, zeros
 from torch import Tensor
 
 import linrec

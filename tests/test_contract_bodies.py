@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import zeros
 from contract import same, same_run, signal
-from programs_lti import zeros
 from torch import Tensor
 
 import linrec

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import LTI, zeros
 from contract import Leaky, converted, run, same, same_run, signal, twins
-from programs_lti import LTI, zeros
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LTI, zeros
 from contract import Leaky, converted, same, same_run, signal, twins
-from programs_lti import LTI, zeros
 from torch import Tensor, nn
 
 import linrec

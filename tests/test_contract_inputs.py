@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LTI
 from contract import A3, called_before, converted, leaky, same, same_answer, same_failure, same_run, signal
-from programs_lti import LTI
 from torch import Tensor
 
 import linrec

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from cases import LTI, zeros
 from contract import Leaky, converted, same, same_run, signal, twins
-from programs_lti import LTI, zeros
 from torch import Tensor, nn
 
 import linrec

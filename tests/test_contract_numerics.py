@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LTI
 from contract import A3, called_before, converted, leaky, run, same, same_run, signal
-from programs_lti import LTI
 from torch import Tensor, nn
 
 import linrec
