@@ -84,7 +84,7 @@ def axes_moved(h: Tensor, u: Tensor) -> Tensor:
 def axes_cut_across(h: Tensor, u: Tensor) -> Tensor:
     """2 x 3 as 3 x 2, and 2 x 6 as 4 x 3 with a common refinement."""
     v = h.reshape(-1, 2, 3).flatten(1).reshape(-1, 3, 2).transpose(1, 2)
-    w = torch.stack([h, u], 1).flatten(1).unflatten(1, (4, 3)).sum(-1).repeat_interleave(2, -1)[:, :WIDTH]
+    w = torch.unflatten(torch.stack([h, u], 1).flatten(1), 1, (4, 3)).sum(-1).repeat_interleave(2, -1)[:, :WIDTH]
     return 0.3 * v.flatten(1) + 0.1 * w + u
 
 
@@ -98,7 +98,8 @@ def sums_of_what_was_repeated(h: Tensor, u: Tensor) -> Tensor:
 def linear_system(h: Tensor, u: Tensor) -> Tensor:
     """A matrix with fewer axes than its right side, for the state and for the input."""
     a = torch.eye(WIDTH, dtype=u.dtype) + torch.tril(W, -1)
-    return 0.5 * torch.linalg.solve(a, h.unsqueeze(-1)).squeeze(-1) + torch.linalg.solve(a, u.unsqueeze(-1)).squeeze(-1)
+    turned: Tensor = 0.5 * torch.linalg.solve(a, h.unsqueeze(-1)) + torch.linalg.solve(a, u.unsqueeze(-1))
+    return turned.squeeze(-1)
 
 
 @step
