@@ -273,9 +273,8 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
             square, cube = x.T * x.L * x.n**2, x.T * x.L * x.n**3
             read = 2 * x.T * x.E * x.n**2
-            own = Work(
-                small=2 * cube + 2 * read, moved=width * (8 * square + read + 8 * states), depth=40 + 12 * chunks
-            )
+            # elements that share a transition are columns of one matrix
+            own = Work(small=2 * cube + 2 * read, moved=width * (10 * square + 12 * states), depth=40 + 12 * chunks)
             if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
                 own = own.plus(Work(
