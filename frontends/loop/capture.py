@@ -232,13 +232,23 @@ class _Tracer:
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
+        reason: CaptureError | None = None
+        hopeless: list[Groups] = []  # time axes along which two lengths alone are not one program
         for free, growing in self.choices(axes):
+            if growing in hopeless:
+                continue
             try:
-                return self.generalized(axes, free, growing)
-            except CaptureError:
-                if not free and not growing:
-                    raise
-        raise AssertionError("the last choice leaves no size free")
+                self.generalized(axes, {}, growing, self.steps[:2])
+            except CaptureError as error:
+                reason = error
+                hopeless.append(growing)
+                continue
+            try:
+                return self.generalized(axes, free, growing, self.steps)
+            except CaptureError as error:
+                reason = error
+        assert reason is not None  # the last choice leaves no size free
+        raise reason
 
     def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
@@ -317,15 +327,15 @@ class _Tracer:
         return base
 
     def generalized(
-        self, axes: list[Axis], free: Groups, growing: Groups
+        self, axes: list[Axis], free: Groups, growing: Groups, lengths_of_time: tuple[int, ...]
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
-        """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
+        """Traces at these lengths, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
         lengths: list[dict[str, int]] = []
         counts: list[dict[object, int]] = []
         limit = ATTEMPT_OPERATORS
         more = {self.shapes[i][d] for i, d in axes}
-        for turn, steps in enumerate(self.steps):
+        for turn, steps in enumerate(lengths_of_time):
             shapes = self.resized(axes, steps)
             for group, others in zip(growing.values(), OTHER_STEPS, strict=False):
                 shapes = self.resized(group, others[turn % len(others)], shapes)

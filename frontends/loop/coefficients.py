@@ -331,7 +331,9 @@ class Table:
 
 def _is_condition(node: ast.expr) -> bool:
     """Is it true or false, so that `and` and `or` give one of these too?"""
-    return isinstance(node, ast.Compare | ast.BoolOp) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
+    return isinstance(node, ast.Compare | ast.BoolOp) or (
+        isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    )
 
 
 def _type_of(value: Number) -> str:
