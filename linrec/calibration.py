@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from linrec import native
 from linrec.linear.cost import Machine
@@ -57,7 +58,7 @@ def _read() -> Machine | None:
     """What the file says; None without one, or where it lacks a rate or holds one that no machine has."""
     try:
         known = json.loads(path().read_text())
-        rates = {name: float(known[name]) for name in RATES}
+        rates: dict[str, Any] = {name: float(known[name]) for name in RATES}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return replace(_shipped(), **rates) if all(0 < r < math.inf for r in rates.values()) else None
@@ -92,7 +93,7 @@ def calibrate(*, save: bool = True, repeat: int = 25, progress: Callable[[str], 
         "memory": (lambda: torch.add(wide, wide), 2 * 4 * wide.numel()),
         "launch": (steps, 2 * 100),
     }
-    rates = {}
+    rates: dict[str, Any] = {}
     for name, (run, amount) in measured.items():
         progress(name)
         seconds = _best(run, repeat)

@@ -7,6 +7,8 @@ cannot be captured runs as written, and the report says why.
 
 from __future__ import annotations
 
+import functools
+import linecache
 import logging
 import os
 import time
@@ -87,25 +89,30 @@ class Compiled:
     guards: list[tuple[Callable[[], Any], Tensor]] = field(default_factory=list)  # tensors read as Python numbers
     example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
     least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
+    expected: list[tuple[Any, ...]] = field(init=False)  # shapes of the arguments: numbers, names, other sizes
+    writes: bool = field(init=False)  # are arguments written to?
 
     def __post_init__(self) -> None:
         graph = self.captured.graph
         picked = [op.args[1] for op in graph.ops if op.kind == "pick"]
         self.least = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
+        self.writes = any(path.startswith("argument:") for path, _ in graph.effects)
+        self.expected = [tuple(map(_bare, i.type.shape)) for i in self.graph.inputs]
 
     def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
         """The named lengths of a call, None if its shapes are not ones this program holds for."""
         lengths: dict[str, int] = {}
         late: list[tuple[Size, int]] = []
-        for given, i in zip(tensors, self.graph.inputs, strict=False):
-            if len(given.shape) != len(i.type.shape):
+        for given, wanted in zip(tensors, self.expected, strict=False):
+            shape = given.shape
+            if len(shape) != len(wanted):
                 return None
-            for actual, dim in zip(given.shape, i.type.shape, strict=True):
-                if isinstance(dim, int):
-                    if dim != actual:
+            for actual, dim in zip(shape, wanted, strict=True):
+                if dim.__class__ is str:
+                    if lengths.setdefault(dim, actual) != actual:
                         return None
-                elif dim.terms == (((next(iter(dim.names)),), 1),):
-                    if lengths.setdefault(next(iter(dim.names)), actual) != actual:
+                elif dim.__class__ is int:
+                    if dim != actual:
                         return None
                 else:
                     late.append((dim, actual))
@@ -121,7 +128,7 @@ class Compiled:
 
     def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:
         """Are there more steps than the loop treats specially, and no arguments that are written to and overlap?"""
-        if any(path.startswith("argument:") for path, _ in self.graph.effects) and _share_memory(tensors):
+        if self.writes and _share_memory(tensors):
             return False
         return lengths.get("T", 2) > 1 and all(evaluate(n, lengths) >= 0 for n in self.least)
 
@@ -158,7 +165,10 @@ class Engine:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self.function(*args, **kwargs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if not kwargs and all(x.__class__ is Tensor for x in args):
+            leaves, spec = list(args), _flat(len(args))
+        else:
+            leaves, spec = pytree.tree_flatten((args, kwargs))
         self._spec = spec
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors:
@@ -243,13 +253,14 @@ class Engine:
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
+        # a batch of one would hold the program to batches of one
+        wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
         try:
-            # a batch of one would hold the program to batches of one
-            wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
-            given = iter(wide)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
-            return self._compile(environment, a, k, wide)
+            try:
+                a, k = _given(wide, leaves, spec)
+                return self._compile(environment, a, k, wide)
+            except ProgramError:  # an axis of one that is no batch
+                return self._compile(environment, args, kwargs, tensors)
         except CaptureError as error:
             raise StateError(
                 "LR4005",
@@ -266,9 +277,9 @@ class Engine:
             outputs, effects = compiled.run(tensors)
         except FAILURES as error:  # the original's own error, or its result
             log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
-            given, spec = iter(tensors), self._spec
-            a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
-            return self._original(a, k)
+            return self._original(*_given(tensors, leaves, self._spec))
+        if not compiled.graph.effects and compiled.captured.out_spec.is_leaf():
+            return outputs[0]
         self._write_back(compiled, effects, tensors)
         results = list(outputs)
         for path, use in compiled.graph.effects:  # an argument that is written to and returned is the same tensor
@@ -354,9 +365,10 @@ class Engine:
 
     def _refuse(self, error: CaptureError) -> None:
         place = "" if error.file is None else f"{os.path.basename(error.file)}:{error.line}"
+        line = "" if error.file is None else linecache.getline(error.file, error.line or 0).strip()
         if not self.report.recurrences:
             self.report = replace(
-                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place,
+                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place, line=line,
                 captures=self.captures, versions=findings.versions(),
             )  # fmt: skip
         log.info("%s runs as written: %s", self.name, error)
@@ -366,12 +378,14 @@ class Engine:
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)
-        fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
-        if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
-            # a form may exist once sizes other than time and batch are known
-            special = replace(captured, graph=specialized(captured.graph, fixed))
-            example, compiled = compiled.example, self.build(special, environment, tensors)
-            compiled.example = example
+        for open_ in ("TB", "T"):
+            fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in open_}
+            if not fixed or not _without_sizes(compiled):
+                continue
+            # a form may exist once sizes other than time and batch are known, or all but time where a batch is mixed
+            special = self.build(replace(captured, graph=specialized(captured.graph, fixed)), environment, tensors)
+            if _without_sizes(special) < _without_sizes(compiled):
+                special.example, compiled = compiled.example, special
         return compiled
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
@@ -423,9 +437,7 @@ class Engine:
         ran = short.get("T", max((evaluate(t.trip, lengths) for t in compiled.captured.graph.times), default=0))
 
         def original(*inputs: Tensor) -> list[Any]:
-            given = iter(inputs)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
+            a, k = _given(list(inputs), leaves, spec)
             with Restored(environment), _saved(environment):
                 return pytree.tree_leaves(self.function(*a, **k))
 
@@ -462,11 +474,31 @@ class Engine:
         return True
 
 
+def _given(tensors: list[Tensor], leaves: list[Any], spec: pytree.TreeSpec) -> tuple[Any, Any]:
+    """Arguments with other tensors."""
+    given = iter(tensors)
+    args, kwargs = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
+    return args, kwargs
+
+
 def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
     """Arguments without the numbers in their tensors."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     kept = [x.detach().new_empty(()).expand(x.shape) if isinstance(x, Tensor) else x for x in leaves]
     return kept, spec
+
+
+@functools.cache
+def _flat(count: int) -> pytree.TreeSpec:
+    """How `count` tensors lie in a call without keywords."""
+    return pytree.tree_structure(((0,) * count, {}))
+
+
+def _bare(dim: Dim) -> Dim | str:
+    """A size that is one name is that name."""
+    if isinstance(dim, Size) and dim.terms == (((next(iter(dim.names)),), 1),):
+        return next(iter(dim.names))
+    return dim
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -526,6 +558,11 @@ def _narrowed(tensor: Tensor, shape: tuple[Any, ...], lengths: Mapping[str, int]
         if wanted != tensor.shape[axis]:
             tensor = tensor.narrow(axis, 0, wanted)
     return tensor
+
+
+def _without_sizes(compiled: Compiled) -> int:
+    """How many recurrences are kept for want of a form, or of a number for a size."""
+    return sum(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences)
 
 
 def _constant(value: Any) -> Callable[[], Any]:

@@ -42,5 +42,8 @@ class Cached:
 
 def _is_transformed(sources: tuple[Tensor, ...]) -> bool:
     """Under torch.func transforms or forward-mode differentiation nothing may be kept."""
+    level: int = forward_ad._current_level
+    if level < 0:  # no tensor has a tangent
+        return any(torch._C._functorch.is_functorch_wrapped_tensor(s) for s in sources)
     unpack: Any = forward_ad.unpack_dual
     return any(torch._C._functorch.is_functorch_wrapped_tensor(s) or unpack(s).tangent is not None for s in sources)

@@ -22,8 +22,8 @@ from linrec.errors import FAILURES, LinrecError
 from linrec.ir import Graph, verify
 
 RemarkKind = Literal["passed", "missed", "analysis", "failed"]
-# what a pass may raise: linrec's own errors, those of a computation, those of a graph algorithm
-BROKEN = (LinrecError, nx.NetworkXException, *FAILURES)
+# what a pass may raise: linrec's own errors, those of a graph algorithm, those of a computation, a search without a find
+BROKEN = (LinrecError, nx.NetworkXException, *FAILURES, StopIteration)
 
 
 @dataclass(frozen=True)

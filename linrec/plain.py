@@ -152,7 +152,7 @@ class _Text:
             value = space[word]
             ours = str(getattr(value, "__module__", "")).startswith("linrec.")
             if isinstance(value, ModuleType) and value.__name__.startswith("linrec."):
-                self.numbers[word] = _WITHOUT.format(word)
+                self.numbers[word] = _LAYOUT if word == "layout" else _WITHOUT.format(word)
             elif ours and (isinstance(value, FunctionType) or (isinstance(value, type) and is_dataclass(value))):
                 self.plain(value)
             elif isinstance(value, int | float | str | tuple | dict) and not ours:
@@ -192,6 +192,10 @@ class _Text:
 # compiled kernels stay behind: their modules answer that nothing is fit for them
 _WITHOUT = """class {}:
     is_safe = is_eager = staticmethod(lambda *tensors: False)"""
+
+
+_LAYOUT = """class layout:
+    loudest = staticmethod(lambda x: torch.linalg.vector_norm(x, math.inf, dim=(0, 2, 3)))"""
 
 
 def _literal(value: Any) -> str:

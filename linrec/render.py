@@ -89,7 +89,8 @@ def _kind(found: Recurrence) -> str:
 
 def _refusal(report: Report) -> Iterator[str]:
     yield f"missed[{report.code}] {_one_line(report.reason)}"
-    yield from (f" --> {report.source}",) * bool(report.source)
+    if report.source:
+        yield f" --> {report.source}   {report.line}".rstrip()
     yield from _labelled("help", report.help)
     yield "done: the program runs as written"
     yield f"docs: linrec explain-code {report.code}"

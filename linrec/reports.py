@@ -77,6 +77,7 @@ class Report:
     reason: str = ""
     help: str = ""
     source: str = ""
+    line: str = ""  # of the user's, that `source` names
     seconds: dict[str, float] = field(default_factory=dict)
     verification: Verification = field(default_factory=Verification)
     versions: dict[str, str] = field(default_factory=dict)

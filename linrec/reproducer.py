@@ -18,7 +18,7 @@ from linrec.ir import Graph
 from linrec.text import parse, show
 
 _LINE = re.compile(r"// (linrec reproducer|passes|forms|draw): ([^\n]*)")
-_DRAW = re.compile(r"T=([0-9]{1,9}), (integers|positive|reals), seed ([0-9]{1,9})")
+_DRAW = re.compile(r"T=([0-9]{1,9}), (integers|positive|reals|resized|broken), seed ([0-9]{1,9})")
 FOLDER = Path("linrec-repro")  # of the working directory
 _FORM = re.compile(r"[a-z]+")
 

@@ -79,7 +79,7 @@ def chosen(x: Tensor) -> Tensor:
 def backward(x: Tensor) -> Tensor:
     T = x.shape[1]
     h = torch.zeros_like(x[:, 0])
-    ys = []
+    ys: list[Tensor] = []
     for t in range(T - 1, -1, -1):
         h = h * ((t + 1) / T) + x[:, t]
         ys.insert(0, h)
@@ -155,8 +155,8 @@ def test_one_capture_serves_every_length(program: Callable[[Tensor], Tensor]) ->
         again = x.detach().clone().requires_grad_()
         got, want = made(x), program(again)
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-        got.square().sum().backward()
-        want.square().sum().backward()
+        torch.autograd.backward(got.square().sum())
+        torch.autograd.backward(want.square().sum())
         torch.testing.assert_close(x.grad, again.grad, rtol=1e-8, atol=1e-8)
     assert linrec.report(made).captures == 1
     counts = []

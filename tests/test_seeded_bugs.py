@@ -23,7 +23,6 @@ from linrec.text import parse, show
 SMALL = 12  # ops
 FORMS = ["auto", "convolution", "chunked"]
 ALL_PROGRAMS = PROGRAMS | OTHER_PROGRAMS
-MISSED = {"scanned-in-single-precision": "validation computes in double precision whatever a cast asks for"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,6 @@ def investigate(bug: Bug) -> Found:
     )
 
 
-def known(bug: Bug) -> list[pytest.MarkDecorator]:
-    """What is known to be missed, and why."""
-    return [pytest.mark.xfail(strict=True, reason=MISSED[bug.name])] if bug.name in MISSED else []
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_programs_are_right_without_a_bug(name: str, form: str) -> None:
@@ -77,7 +71,7 @@ def test_the_other_programs_are_right_in_every_form(name: str) -> None:
     assert [validate(parse(OTHER_PROGRAMS[name]), context=Context(forms=form)) for form in FORMS] == [None] * len(FORMS)
 
 
-@pytest.mark.parametrize("bug", [pytest.param(b, id=b.name, marks=known(b)) for b in (*BUGS[::4], *OTHERS[::4])])
+@pytest.mark.parametrize("bug", [pytest.param(b, id=b.name) for b in (*BUGS[::4], *OTHERS[::4])])
 def test_a_sample_is_found_named_and_reduced(bug: Bug) -> None:
     found = investigate(bug)
     assert found.verified and found.named and found.same

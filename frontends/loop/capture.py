@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.counters import Unreadable, unreadable
-from linrec.frontends.loop.declared import declared, nested, spans
+from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
@@ -28,6 +28,7 @@ from linrec.frontends.loop.repeats import find_repeats, over_time
 from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
+from linrec.linear.rules.refused import REFUSED
 
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
@@ -378,13 +379,23 @@ class _Tracer:
         for parts in range(2, 9):
             if not repeats:
                 repeats = find_repeats(flat, sorted({-(-n // parts) for n in lengths if n >= 4 * parts}, reverse=True))
-        return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        try:
+            return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        except CaptureError as error:
+            raise (None if axes else _layer(flat)) or error from None
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:
     flat = flatten(trace, environment, names)
     flat.outputs = [*flat.outputs, *(Use(v) for v in flat.mutated.values())]
     return flat
+
+
+def _layer(flat: Flat) -> CaptureError | None:
+    """The reason where the only recurrence is inside an operator, nn.LSTM say."""
+    kinds, reason, help_ = REFUSED["LR1102"]
+    op = next((op for op in flat.ops if op.kind in kinds.split()), None)
+    return None if op is None else CaptureError("LR1102", reason.format(op.kind), help=help_, **where(op))
 
 
 def _with_effects(graph: Graph, trace: Trace, flat: Flat) -> Graph:

@@ -73,7 +73,7 @@ def spans(ops: Sequence[Op]) -> list[tuple[int, int]]:
 def nested(ops: Sequence[Op]) -> CaptureError:
     """The reason where a program has more scans at more steps."""
     return CaptureError(
-        "LR0502", "a scan runs inside the steps of a loop over time", **_where(next(filter(is_mark, ops))),
+        "LR0502", "a scan runs inside the steps of a loop over time", **where(next(filter(is_mark, ops))),
         help="give the inner scan's work to one scan, or move it out of the loop",
     )  # fmt: skip
 
@@ -230,10 +230,11 @@ class _Declared:
 
 def _leak(op: Op) -> CaptureError:
     return CaptureError(
-        "LR0501", "a value of one step of a scan is read outside of its step", **_where(op),
+        "LR0501", "a value of one step of a scan is read outside of its step", **where(op),
         help="return it from the step, as part of its state or of its output",
     )  # fmt: skip
 
 
-def _where(op: Op) -> dict[str, Any]:
+def where(op: Op) -> dict[str, Any]:
+    """The place of an error about `op`."""
     return {"file": op.source.file, "line": op.source.line} if op.source else {}

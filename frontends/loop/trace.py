@@ -157,7 +157,7 @@ def run_trace(
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, opaque_functions(), _plain_errors(), scans_numbered():
+    with _tracing, restored, opaque_functions(), _plain_errors(), scans_numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -273,6 +273,7 @@ def _pre_dispatch_mode() -> Any:
 _APPLY = torch.autograd.Function.__dict__["apply"]
 _capturing: set[int] = set()  # the threads that trace; others go on as if nothing happened
 _lock = threading.Lock()
+_tracing = threading.RLock()  # make_fx keeps what it traces in a global: two threads at once would leave it set
 
 
 def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -324,7 +325,7 @@ def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
     file, line = (place.file, place.line) if stack else (None, None)
     if function == "__bool__":
         return CaptureError(
-            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
+            "LR0301", "the program needs the value of a tensor to go on: it branches on it (`bool`)", file=file, line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
         )  # fmt: skip
     if re.search(r"\brange\(", linecache.getline(place.file, place.line)):

@@ -44,8 +44,13 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return f"{write(op.args[0])}.to({write(op.attrs[0][1])}, copy=True)"
     if op.kind in ("view", "_unsafe_view") and isinstance(op.args[1], tuple):
         return _called("torch.reshape", op.args, op, write)
+    if op.kind == "einsum":  # the order of products that torch was told is no argument of its own function
+        return f"torch.einsum({write(op.args[0])}, {write(op.args[1])})"
     if op.kind == "view_as_complex":
         return f"torch.view_as_complex({write(op.args[0])}.contiguous())"
+    if op.kind == "conj_physical" and isinstance(op.type, Type) and op.type.dtype[0] == "c":
+        # torch has no batching rule for it: under vmap it would run step by step
+        return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"
     if op.kind == "select_scatter" and (text := _row_written(op, write)) is not None:
         return text
     if op.kind in _METHODS and isinstance(op.args[0], Use):
@@ -76,7 +81,7 @@ def _function(op: Op) -> str | None:
         return op.kind
     if op.kind in _OTHERWISE or op.kind.endswith("_"):
         return None
-    if op.kind == "einsum" or isinstance(getattr(torch, op.kind, None), types.BuiltinFunctionType):
+    if isinstance(getattr(torch, op.kind, None), types.BuiltinFunctionType):
         return f"torch.{op.kind}"
     if isinstance(getattr(F, op.kind, None), types.BuiltinFunctionType):
         return f"F.{op.kind}"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from linrec.dtypes import LONG
+from linrec.emit.batching import vmap
 from linrec.emit.operators import KERNELS, Operator, carried, carried_list, shifted
 from linrec.emit.spelling import ATEN, spelled
 from linrec.ir import Arg, Atom, Graph, Op, Use
@@ -29,7 +30,7 @@ class Writer:
         self.axis: dict[str, int] = {}  # where the time axis of a materialised signal is
         self.lists: set[str] = set()  # signals that exist as lists of steps
         self.space: dict[str, Any] = {
-            "torch": torch, "F": F, "vmap": torch.func.vmap, "shifted": shifted, "carried": carried,
+            "torch": torch, "F": F, "vmap": vmap, "shifted": shifted, "carried": carried,
             "carried_list": carried_list, **KERNELS,
         }  # fmt: skip
         self.taken = set(self.space) | set(graph.sizes()) | {"constants", "range", "zip", "reversed"}

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linrec.kernels import compiled
+from linrec.kernels import compiled, layout
+from linrec.kernels.diagonal import doubled, responses
 from linrec.kernels.single import CHUNK, single_chunked
 
 BURST = 1e3  # a drive this much louder in one block than in another is not convolved by FFT in float32
@@ -60,17 +61,29 @@ def powers(a: Tensor, g: Tensor, count: int) -> Tensor:  # (g,n,n), (g,n,p) -> (
     return done.transpose(0, 1)
 
 
-def lti_impulse(a: Tensor, g: Tensor, c: Tensor, d: Tensor, length: int, plain: bool) -> Tensor:
-    """The impulse response K[0] = D, K[k] = C A^(k-1) G, (T, g, q, p); built in double precision and cast.
+def lti_impulse(
+    a: Tensor, g: Tensor, c: Tensor, d: Tensor, length: int, plain: bool, real: bool = False
+) -> Tensor:  # (g,n,n) or (g,n), (g,n,p), (g,q,n), (g,q,p) -> (T, g, q, p)
+    """The impulse response K[0] = D, K[k] = C A^(k-1) G; built in double precision and cast.
 
-    In single precision the powers of a non-normal A lose an order of magnitude more than the FFT does.
+    In single precision the powers of a non-normal A lose an order of magnitude more than the FFT does. `a` without
+    its last axis is a diagonal. `real`: the real part alone.
     """
     wide = torch.complex128 if a.is_complex() else torch.float64
-    kept = torch.float32 if a.dtype in _HALF else a.dtype
-    a64, g64, d64 = a.to(wide), g.to(wide), d.to(wide)
+    kept = torch.float32 if a.dtype in _HALF else a.dtype.to_real() if real else a.dtype
+    if a.dim() == 2 and plain:  # y = s, so K[k] = A^k G
+        found = doubled(a.to(wide)[..., None, None], g.to(wide).unsqueeze(2), length, 2).permute(2, 0, 1, 3)
+        return (found.real if real else found).to(kept)
+    if a.dim() == 2:
+        rows = responses(a, g, c, max(length - 1, 0), real, kept)
+        first = (d.real if real else d).to(kept).unsqueeze(-1)
+        return torch.cat([first, rows], -1)[..., :length].permute(3, 0, 1, 2)
+    a64, g64, c64, d64 = a.to(wide), g.to(wide), c.to(wide), d.to(wide)
     if plain:
-        return powers(a64, g64, length).to(kept)
-    return torch.cat([d64.unsqueeze(0), _responses(a64, g64, c.to(wide), length - 1)])[:length].to(kept)
+        found = powers(a64, g64, length)
+    else:
+        found = torch.cat([d64.unsqueeze(0), _responses(a64, g64, c64, length - 1)])[:length]
+    return (found.real if real else found).to(kept)
 
 
 def lti_states(a: Tensor, g: Tensor, length: int) -> Tensor:
@@ -137,7 +150,8 @@ def lti_convolution(
     if w.dtype in _HALF:
         return lti_convolution(w.float(), response, spectrum, a, g, c, d, plain).to(w.dtype)
     if not is_tame(w, response):
-        return lti_chunked(w, a, g, c, d, plain)
+        y = lti_chunked(w.to(a.dtype), a, g, c, d, plain)
+        return y if response.is_complex() or w.is_complex() else y.real
     if not compiled.is_eager(w, response, spectrum):
         return _convolved(w, response, spectrum)
     if torch.is_grad_enabled() and (w.requires_grad or response.requires_grad):
@@ -179,14 +193,36 @@ def _blocks(batch: int, groups: int, width: int) -> Iterator[tuple[slice, slice]
             yield slice(row, row + many), slice(at, at + some)
 
 
+class _Rows:
+    """Blocks of a signal as channels of steps, padded with zeros for an FFT of `size`: one buffer for all of them."""
+
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
+        self.size, self.dtype = size, dtype
+        self.padded = self.spectrum = torch.empty(0)
+
+    def transformed(self, x: Tensor) -> Tensor:  # (b,T,g,p) -> (b,g,p,F), until the next block
+        shape = (x.shape[0], *x.shape[2:], self.size)
+        if self.padded.shape != shape:
+            self.padded = torch.zeros(shape, dtype=self.dtype, device=x.device)
+            count = self.size if self.dtype.is_complex else self.size // 2 + 1
+            self.spectrum = torch.empty((*shape[:-1], count), dtype=self.dtype.to_complex(), device=x.device)
+        layout.to_rows(x, self.padded)
+        found: Tensor = (torch.fft.fft if self.dtype.is_complex else torch.fft.rfft)(self.padded, out=self.spectrum)
+        return found
+
+    def written(self, x: Tensor, to: Tensor) -> None:  # (b,g,q,F) -> (b,T,g,q)
+        layout.from_rows(torch.fft.ifft(x) if self.dtype.is_complex else torch.fft.irfft(x, self.size), to)
+
+
 def _blocked(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
     """The convolution with one block's spectra at a time: no memory but the output's."""
     (b, t, groups, _), q = w.shape, response.shape[2]
-    size, dtype = smooth(2 * t - 1), torch.promote_types(w.dtype, response.dtype)
-    out = torch.empty(b, t, groups, q, dtype=dtype, device=w.device)
-    for row, at in _blocks(b, groups, q * size):
-        x = _transform(w[row, :, at], size, dtype.is_complex)
-        out[row, :, at] = _inverse(_channels(x, spectrum[at]), size, t, dtype.is_complex)
+    rows = _Rows(smooth(2 * t - 1), torch.promote_types(w.dtype, response.dtype))
+    out = compiled.fresh(torch.empty(b, t, groups, q, dtype=rows.dtype, device=w.device))
+    for row, at in _blocks(b, groups, q * rows.size):
+        x = rows.transformed(w[row, :, at])
+        y = x.mul_(spectrum[at].squeeze(1)) if q == x.shape[2] == 1 else _channels(x, spectrum[at])
+        rows.written(y, out[row, :, at])
     return out
 
 
@@ -218,15 +254,25 @@ def _correlated(
     """dw[s] = sum_t conj(K[t-s]) g[t] and dK[k] = sum_t g[t] conj(w[t-k]): correlations, by FFT as well."""
     (b, t, groups, _), q = w.shape, response.shape[2]
     size, is_complex = smooth(2 * t - 1), g.is_complex()
-    dw = torch.empty_like(w, dtype=g.dtype) if for_drive else None
+    rows, more = _Rows(size, g.dtype), _Rows(size, g.dtype)
+    dw = compiled.fresh(torch.empty_like(w, dtype=g.dtype)) if for_drive else None
     sums = torch.zeros_like(spectrum) if for_response else None
+    conjugate = spectrum.conj().resolve_conj() if for_drive else spectrum
     for row, at in _blocks(b, groups, q * size):
-        y = _transform(g[row, :, at], size, is_complex)
-        if dw is not None:
-            dw[row, :, at] = _inverse(torch.einsum("bgqf,gqpf->bgpf", y, spectrum[at].conj()), size, t, is_complex)
+        y = rows.transformed(g[row, :, at])
         if sums is not None:
-            x = _transform(w[row, :, at], size, is_complex)
-            sums[at] += torch.einsum("bgqf,bgpf->gqpf", y, x.conj())
+            x = more.transformed(w[row, :, at]).conj()
+            if groups > 1 and q == x.shape[2] == 1:
+                sums[at] += (y * x).sum(0).unsqueeze(1)
+            else:
+                sums[at] += torch.einsum("bgqf,bgpf->gqpf", y, x)
+        if dw is not None:
+            y = (
+                y.mul_(conjugate[at].squeeze(1))
+                if q == w.shape[3] == 1
+                else torch.einsum("bgqf,gqpf->bgpf", y, conjugate[at])
+            )
+            rows.written(y, dw[row, :, at])
     dk = None
     if sums is not None:
         whole = torch.fft.ifft(sums, size) if is_complex else torch.fft.irfft(sums, size)
@@ -237,9 +283,9 @@ def _correlated(
     return dw, dk
 
 
-def _is_concrete(x: Tensor) -> bool:
+def is_concrete(x: Tensor) -> bool:
     """May a decision depend on the numbers of this tensor? Not inside torch.func transforms or a trace."""
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def is_tame(w: Tensor, response: Tensor) -> bool:
@@ -247,19 +293,27 @@ def is_tame(w: Tensor, response: Tensor) -> bool:
 
     An FFT's error is relative to the loudest part of the signal and one NaN reaches every step.
     """
-    if w.numel() == 0 or response.numel() == 0 or not (_is_concrete(w) and _is_concrete(response)):
+    if w.numel() == 0 or response.numel() == 0 or not (is_concrete(w) and is_concrete(response)):
         return False  # nothing to transform, or numbers that nobody may look at
-    head = response[: max(response.shape[0] // 4, 1)].abs().amax()
-    if not bool(torch.isfinite(head)) or not bool(response.abs().amax() <= GROWTH * head):
+    w, response = w.detach(), response.detach()
+    head = _loudest(response[: max(response.shape[0] // 4, 1)])
+    if not math.isfinite(head) or not _loudest(response) <= GROWTH * head:
         return False
-    loud = w.detach().abs().amax(dim=(0, 2, 3))
-    if not bool(torch.isfinite(loud).all()):
+    loud = layout.loudest(w)
+    if not math.isfinite(_loudest(loud)):
         return False
-    if w.dtype in (torch.float64, torch.complex128):
+    if w.dtype in (torch.float64, torch.complex128) or len(loud) <= _BLOCK:
         return True
     blocks = torch.nn.functional.pad(loud, (0, -len(loud) % _BLOCK)).view(-1, _BLOCK).amax(1)
     quiet = blocks[blocks > 0]
     return quiet.numel() == 0 or bool(quiet.amax() <= BURST * quiet.amin())
+
+
+def _loudest(x: Tensor) -> float:
+    if x.is_complex():
+        return float(torch.linalg.vector_norm(x, math.inf))
+    least, most = torch.aminmax(x)
+    return max(-float(least), float(most))
 
 
 def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bool, chunk: int = 64) -> Tensor:
@@ -276,7 +330,7 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
         if rows is not None:
             return rows.unsqueeze(-1).unsqueeze(-1)
     # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
-    size = min(chunk, t) if not _is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
+    size = min(chunk, t) if not is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
     count = -(-t // size)
     padded = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, count * size - t))
     blocks = padded.reshape(b, count, size, groups, p).permute(3, 1, 0, 2, 4)  # (g, count, b, C, p)
@@ -285,23 +339,24 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
     at = torch.arange(size, device=w.device)
     gap = at.unsqueeze(0) - at.unsqueeze(1)  # [s, t] = t - s
     toeplitz = response[gap.clamp(min=0)] * (gap >= 0).to(w.dtype)[:, :, None, None, None]
-    inside = toeplitz.permute(2, 0, 4, 1, 3).reshape(groups, 1, size * p, size * q)
-    y = blocks.reshape(groups, count, b, size * p) @ inside  # (g, count, b, C q)
+    inside = toeplitz.permute(2, 0, 4, 1, 3).reshape(groups, size * p, size * q)
+    rows = blocks.reshape(groups, count * b, size * p)  # one product for a group: a broadcast one copies its matrix
+    y = (rows @ inside).reshape(groups, count, b, size * q)
     if count > 1:
         wide = torch.complex128 if a.is_complex() else torch.float64
         a64 = a.to(wide)
         # the state a chunk ends in: sum_s A^(C-1-s) G w[s]; what a carry adds at step t: C A^t
-        ends = powers(a64, g.to(wide), size).flip(0).permute(1, 0, 3, 2).reshape(groups, 1, size * p, n).to(a.dtype)
-        added = blocks.reshape(groups, count, b, size * p)[:, :-1] @ ends
+        ends = powers(a64, g.to(wide), size).flip(0).permute(1, 0, 3, 2).reshape(groups, size * p, n).to(a.dtype)
+        added = (rows[:, : (count - 1) * b] @ ends).reshape(groups, count - 1, b, n)
         after = torch.linalg.matrix_power(a64, size).to(a.dtype).mT
         carries = [added[:, 0]]
         for k in range(1, count - 1):
             carries.append(carries[-1] @ after + added[:, k])
-        seen = powers(a64.mT, c.to(wide).mT, size).permute(1, 2, 0, 3).reshape(groups, 1, n, size * q).to(a.dtype)
-        carried = torch.stack(carries, 1) @ seen  # (g, count-1, b, C q)
+        seen = powers(a64.mT, c.to(wide).mT, size).permute(1, 2, 0, 3).reshape(groups, n, size * q).to(a.dtype)
+        carried = (torch.stack(carries, 1).reshape(groups, (count - 1) * b, n) @ seen).reshape(y[:, 1:].shape)
         y = torch.cat([y[:, :1], y[:, 1:] + carried], 1)
-    rows = y.reshape(groups, count, b, size, q).permute(2, 1, 3, 0, 4)
-    return rows.reshape(b, count * size, groups, q)[:, :t]
+    steps = y.reshape(groups, count, b, size, q).permute(2, 1, 3, 0, 4)
+    return steps.reshape(b, count * size, groups, q)[:, :t]
 
 
 def lti_free(

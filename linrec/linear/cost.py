@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 CHUNK = 64  # steps of a chunk in plain operators (linrec/kernels/lti.py)
+ONE_BY_ONE = 400  # from so many operations on, torch does complex products of small matrices one by one
 LONG = 4096  # a form that does not beat the loop over so many steps beats it at no length
 CACHED = 1 << 27  # bytes that a form moves through memory which allocators use again
 ROW = 48  # steps of a row where one channel goes in and one out (linrec/kernels/single.py)
@@ -162,9 +163,10 @@ def estimates(
     """
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
-    plain, several = sizes["q"] == sizes["n"], sizes["p"] > 1
+    plain = sizes["q"] == sizes["n"]
+    each = 0.0 if sizes["p"] == 1 else 0.4 if sizes["B"] * sizes["p"] * sizes["q"] < ONE_BY_ONE else 3.0
     single = sizes["g"] == sizes["p"] == sizes["q"] == 1 and sizes["T"] >= 4 * ROW
-    formulas = _invariant(response, final, diagonal, plain, several, single, width, machine.compiled)
+    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled)
     return _estimates(formulas, sizes, machine, slower)
 
 
@@ -174,7 +176,7 @@ def _invariant(
     final: bool,
     diagonal: bool,
     plain: bool,
-    several: bool,
+    each: float,
     single: bool,
     width: int,
     compiled: bool,
@@ -214,8 +216,8 @@ def _invariant(
         own = Work(
             transforms=2.5 * 2 * x.T * x.log2(2 * x.T) * x.g * rows,
             elementwise=8 * inputs * x.q,
-            moved=width * (8 * (inputs + outputs) + 3 * x.T * x.g * x.p * x.q),
-            depth=55 + (3 * x.T * x.g if several else 0),  # complex products of small matrices are done one by one
+            moved=width * (11 * (inputs + outputs) + 3 * x.T * x.g * x.p * x.q),
+            depth=110 + (each * x.T * x.g if each else 0),  # a small product of complex matrices for each frequency
         )
         found["convolution"] = prepared(x).plus(own)
         C = x.least(x.T, CHUNK)
@@ -225,11 +227,12 @@ def _invariant(
             powers = 2 * C * x.g * x.n**2 * (2 * x.p + x.q) + 4 * x.g * x.n**3 * x.log2(C)
             own = Work(
                 2 * inputs * (C * x.q + x.n) + 2 * outputs * x.n + 2 * x.B * x.T / C * x.g * x.n**2 + double * powers,
-                moved=width * (6 * inputs + 5 * outputs + 5 * C**2 * x.g * x.p * x.q + 6 * x.B * x.T / C * x.g * x.n)
+                moved=width * (12 * inputs + 12 * outputs + 5 * C**2 * x.g * x.p * x.q + 6 * x.B * x.T / C * x.g * x.n)
                 + 24 * C * x.g * x.n * (2 * x.p + x.q),
-                depth=130 + 3 * x.T / C,
+                depth=260 + 3 * x.T / C,
             )
-            found["chunked"] = own
+            # its matrices are made anew by each call, and where they are learnt their gradient is as much again
+            found["chunked"] = own if response == "kept" else own.plus(own)
         steps = x.most(x.B, 4) * x.T * x.g
         mixed = 0 if diagonal else 2 * steps * x.n**2
         found["sequential"] = Work(
@@ -273,15 +276,17 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             own = Work(
                 small=2 * cube + 2 * read, moved=width * (8 * square + read + 8 * states), depth=40 + 12 * chunks
             )
-            if not ring:
-                # n passes over the products; the gradient is a second, ordinary scan
-                passes = Work(elementwise=24 * cube + 12 * read, depth=2 * chunks * 8 * x.n)
-                own = own.plus(passes)
+            if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
+                others = x.T * x.E * x.n**2
+                own = own.plus(Work(
+                    small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=60 * width * others,
+                    depth=60 + 48 * chunks,
+                ))  # fmt: skip
             form = "associative"
         work = 2 * x.T * x.E * x.n**2
         loop = Work(
             small=work if mixes and ring else 0,
-            elementwise=2 * states if not mixes else 0 if ring else 3 * work,
+            elementwise=2 * states if not mixes else 0 if ring else 2 * work,
             moved=width * (x.T * x.F + 3 * states),
             depth=x.T * x.m,
         )

@@ -21,6 +21,7 @@ from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Type, Use, order
 from linrec.linear.system import BATCH, GROUP, MIXED, MatrixWriter, System, Vector, product
 from linrec.sizes import Dim
 
+REAL = {"c64": "f32", "c128": "f64"}
 _ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
 
 
@@ -42,6 +43,21 @@ class _Lowering:
         self.group = product(state.sizes(GROUP))
         self.trip = system.time.trip
         self.backward = system.time.direction == "backward"
+        self.is_real = recurrence.form in ("final", "convolution") and self._is_read_as_real()
+        self.dtype = REAL[system.dtype] if self.is_real else system.dtype  # of drives and results
+
+    def _is_read_as_real(self) -> bool:
+        """Is a complex state driven by reals, and of what is read only the real part? Then so is its response."""
+        system, roots, readers = self.system, self.graph.roots(), self.graph.readers()
+        members = set(self.recurrence.members)
+        outside = [op for v in system.outputs for op in readers.get(v.use.name, []) if op.result not in members]
+        return (
+            system.dtype in REAL
+            and bool(system.drives)
+            and all(v.type.dtype[0] != "c" for v in system.drives)
+            and not any(v.use.name in roots for v in system.outputs)
+            and all(op.kind == "real" for op in outside)
+        )
 
     def run(self) -> Graph:
         system, write = self.system, self.write
@@ -59,6 +75,7 @@ class _Lowering:
         shape = (product(self.batch), 1 if self.recurrence.form == "final" else self.trip, self.group, q)
         if drives and (g is not None or d is not None):
             w = self._drive_tensor()
+            write.dtype = system.dtype
             filled = [
                 m if m is not None else write.make("zeros", (s,), s, (("dtype", self._dtype()),))
                 for m, s in ((g, (self.group, n, p)), (c, (self.group, q, n)), (d, (self.group, q, p)))
@@ -68,21 +85,30 @@ class _Lowering:
             else:
                 k = self._response(a, filled, plain, (self.trip, self.group, q, p))
                 if self.recurrence.form == "final":
-                    layout = write.make("lti_reversed", (k,), (self.group, self.trip * p, q))
-                    result = write.make("lti_final", (w, layout), shape)
+                    layout = write.make("lti_reversed", (k,), (self.group, self.trip * p, q), dtype=self.dtype)
+                    result = write.make("lti_final", (w, layout), shape, dtype=self.dtype)
                 else:
                     spectrum = write.make("lti_spectrum", (k, self.trip), ())
-                    result = write.make("lti_convolution", (w, k, spectrum, a, *filled, plain), shape)
+                    result = write.make("lti_convolution", (w, k, spectrum, a, *filled, plain), shape, dtype=self.dtype)
         free = self._free(a, c, n, q)
+        if free is not None and self.is_real:
+            free = write.make("real", (free,), shape, dtype=self.dtype)
         if free is not None:
             result = free if result is None else write.make("add", (result, free), shape)
         if result is None:
             result = write.make("zeros", (shape,), shape, (("dtype", self._dtype()),))
+        write.dtype = self.dtype
         return self._replaced(self._outputs(result, shape))
 
     def _response(self, a: Use, filled: Sequence[Use], plain: bool, shape: tuple[Dim, ...]) -> Use:
-        if plain or not self.keep_states:
-            return self.write.make("lti_impulse", (a, *filled, self.trip, plain), shape)
+        if self.system.is_elementwise:
+            a = self.write.diagonal()
+        elif not plain and self.keep_states and not self.is_real:
+            return self._read(a, filled, shape)
+        real = (True,) if self.is_real else ()
+        return self.write.make("lti_impulse", (a, *filled, self.trip, plain, *real), shape, dtype=self.dtype)
+
+    def _read(self, a: Use, filled: Sequence[Use], shape: tuple[Dim, ...]) -> Use:
         g, c, d = filled
         n = self.system.width(self.system.states)
         states = self.write.make("lti_states", (a, g, self.trip), (self.trip - 1, shape[1], n, shape[3]))
@@ -95,6 +121,7 @@ class _Lowering:
 
     def _drive_tensor(self) -> Use:
         """All drives as one (b, T, g, p) tensor in the order of steps."""
+        self.write.dtype = self.dtype
         parts = [self._drive(v) for v in self.system.drives]
         if len(parts) == 1:
             return parts[0]
@@ -110,8 +137,8 @@ class _Lowering:
         tensor = write.make("stack", (v.use, axis), stacked_shape, dtype=v.type.dtype)
         if self.backward:
             tensor = write.make("flip", (tensor, (axis,)), stacked_shape, dtype=v.type.dtype)
-        if v.type.dtype != self.system.dtype:
-            tensor = write.make("to", (tensor, self._dtype()), stacked_shape)
+        if v.type.dtype != self.dtype:
+            tensor = write.make("to", (tensor, Atom(LONG[self.dtype])), stacked_shape)
         place = {link: i + (i >= axis) for i, link in enumerate(v.links) if link is not None and v.parts[i] == BATCH}
         group = [i + (i >= axis) for i in v.axes(GROUP)]
         mixed = [i + (i >= axis) for i in v.axes(MIXED)]
@@ -257,16 +284,19 @@ class _Lowering:
             now = tuple(rows[i] for i in order_)
             if order_ != list(range(len(rows))):
                 tensor = write.make("permute", (tensor, tuple(order_)), now)
-            if v.type.dtype != self.system.dtype:
-                tensor = write.make("to", (tensor, v.type.dtype), now, dtype=v.type.dtype)
+            type_ = Type(self.dtype, v.type.shape) if self.is_real else v.type
+            if type_.dtype != self.dtype:
+                tensor = write.make("to", (tensor, Atom(LONG[type_.dtype])), now, dtype=type_.dtype)
             if final:
-                found[v.use.name] = [Op(v.use.name, "alias", (tensor,), (), v.type)]
+                found[v.use.name] = [Op(v.use.name, "alias", (tensor,), (), type_)]
                 continue
             if self.backward:
                 tensor = write.make("flip", (tensor, (axis,)), now)
             source = self.graph.op(v.use.name)
             found[v.use.name] = [
-                replace(source, kind="signal", args=(tensor, axis, 0, 1), attrs=(), time=self.system.time.name)
+                replace(
+                    source, kind="signal", args=(tensor, axis, 0, 1), attrs=(), type=type_, time=self.system.time.name
+                )
             ]
         return found
 

@@ -70,6 +70,14 @@ class System:
         """One state per group, read one step back: the transition multiplies elementwise."""
         return len(self.states) == 1 and product(self.states[0].sizes(MIXED)) == 1
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Is the transition diagonal: does each number of the state, read one step back, reach itself alone?"""
+        if len(self.states) != 1:
+            return False
+        (state,) = self.states
+        return all(term.axes == term.state_axes for term in self.terms.get((state.use.name, state.use), []))
+
     def width(self, vectors: Sequence[Vector]) -> Dim:
         """How many numbers a group of `vectors` together has."""
         total: Dim = 0
@@ -430,6 +438,17 @@ class MatrixWriter(Writer):
         height = sum(_int(product(r.sizes(MIXED))) for r, _ in rows)
         width = sum(_int(product(c.sizes(MIXED))) for c in columns)
         return self.make("cat", (tuple(lines), 1), (group, height, width))
+
+    def diagonal(self) -> Use:
+        """The transition of a system that is elementwise, (g, n)."""
+        (state,) = self.system.states
+        shape = (product(state.sizes(GROUP)), product(state.sizes(MIXED)))
+        total: Use | None = None
+        for term in self.system.terms.get((state.use.name, state.use), []):
+            rows = [x for part in (GROUP, MIXED) for i in state.axes(part) for x in term.axes[i]]
+            one = self.term(term, rows, (), shape)
+            total = one if total is None else self.make("add", (total, one), shape)
+        return self._zeros(shape) if total is None else total
 
     def _zeros(self, shape: tuple[Dim, ...]) -> Use:
         return self.make("zeros", (shape,), shape, (("dtype", Atom(LONG[self.dtype])),))

@@ -34,12 +34,15 @@ _ARGUMENTS = {
         for kind in ("f32", "f64", "c64", "c128")
     },
     **{f"matrix_{way}_{kind}": _MATRIX for way in ("forward", "backward") for kind in ("f32", "f64")},
+    "large_pages": (_POINTER, _LONG),
+    **{f"transpose_{word}": (_POINTER, _POINTER, *(_LONG,) * 4, _INT) for word in ("w32", "w64")},
+    **{f"loudest_{word}": (_POINTER, _POINTER, *(_LONG,) * 3, _INT) for word in ("w32", "w64")},
 }
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The loaded library, None if it was not built or cannot be loaded on this machine."""
+    """The loaded library, None if it was not built, or not from these sources, or cannot be loaded here."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_kernels{suffix}")
         if path.exists():
@@ -47,6 +50,8 @@ def kernels() -> ctypes.CDLL | None:
                 found = ctypes.CDLL(str(path))
             except OSError:
                 return None
+            if not all(hasattr(found, name) for name in _ARGUMENTS):
+                return None  # built from other sources than these: build again
             for name, arguments in _ARGUMENTS.items():
                 function = getattr(found, name)
                 function.argtypes, function.restype = arguments, None

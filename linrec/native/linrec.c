@@ -3,11 +3,18 @@
    Each kernel is compiled once for every instruction set and element type below, and chosen when it is called:
    one library serves every machine of an architecture. Sizes and strides count elements. */
 
+#define _GNU_SOURCE /* madvise */
 #include <complex.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #define INLINE inline __attribute__((always_inline))
 #define PASTE_(a, b, c) a##_##b##_##c
@@ -21,12 +28,22 @@
 #endif
 
 #define TILE 512 /* lanes whose state is kept in the first-level cache */
+#define STREAMED (1 << 23) /* bytes of a result from which it is written past the caches */
+
+#ifdef __GNUC__
+#define ONE_STEP() __asm__ volatile("") /* or the compiler takes two steps at a time, and twice as many streams */
+#else
+#define ONE_STEP()
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define WIDE 1 /* vectors can be shuffled */
+#endif
 
 /* How lanes and outer axes are cut into tasks. */
 typedef struct {
     const int64_t *size; /* of the outer axes, then of the lanes */
     int rank, threads;
-    int64_t steps, width, count, tasks;
+    int64_t steps, width, count, tasks, numbers;
 } tiling;
 
 static tiling tiles_of(int64_t steps, const int64_t *size, int rank, int threads) {
@@ -38,7 +55,7 @@ static tiling tiles_of(int64_t steps, const int64_t *size, int rank, int threads
     if (width > TILE) width = TILE;
     if (width > lanes) width = lanes;
     int64_t count = width ? (lanes + width - 1) / width : 0;
-    tiling t = {size, rank, threads, steps, width, count, outer * count};
+    tiling t = {size, rank, threads, steps, width, count, outer * count, steps * outer * lanes};
     return t;
 }
 
@@ -74,22 +91,35 @@ TENSORS(c128, double complex)
 #define PASTE2_(a, b) a##_##b
 #define PASTE2(a, b) PASTE2_(a, b)
 
+/* STREAM(to, x) writes a vector of LANE_BYTES, one register, past the caches. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_SETS 1
+#define FENCE() _mm_sfence()
 #define SET v4
+#define LANE_BYTES 64
+#define STREAM(to, x) _mm512_stream_si512((void *)(to), (__m512i)(x))
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
 #include "types.h"
 #pragma GCC pop_options
 #undef SET
+#undef LANE_BYTES
+#undef STREAM
 #define SET v3
+#define LANE_BYTES 32
+#define STREAM(to, x) _mm256_stream_si256((void *)(to), (__m256i)(x))
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #include "types.h"
 #pragma GCC pop_options
 #undef SET
+#undef LANE_BYTES
+#undef STREAM
+#else
+#define FENCE()
 #endif
 #define SET base
+#define LANE_BYTES 16
 #include "types.h"
 #undef SET
 
@@ -126,6 +156,15 @@ static int level(void) {
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
+/* Large pages, please, for a large result that is about to be written: the first touch of a fresh page costs more than
+   the numbers in it. Only a hint; whole pages inside the result. */
+EXPORT void large_pages(char *at, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = 4096, first = ((uintptr_t)at + page - 1) / page * page, end = ((uintptr_t)at + (uintptr_t)bytes) / page * page;
+    if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#endif
+}
+
 #define SCANS(type, number)                                                                                         \
     EXPORT void scan_forward_##type(number *a, number *b, number *h, number *start, const int64_t *strides,         \
                                     int64_t steps, const int64_t *size, int rank, int threads) {                    \
@@ -160,6 +199,29 @@ static int level(void) {
         CALL(matrix_backward, type, c, x, x + 1 + 4 * c->R + 2 * c->M + 2)                                          \
     }
 
+/* Threads take columns of a transpose, and rows whose loudest number is looked for. */
+#define LAYOUTS(type, word)                                                                                         \
+    EXPORT void transpose_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,       \
+                                 int64_t to_row, int threads) {                                                     \
+        const int64_t part = ((columns + threads - 1) / threads + 15) / 16 * 16;                                    \
+        PARALLEL(threads)                                                                                           \
+        for (int64_t j = 0; j < columns; j += part) {                                                               \
+            const int64_t n = columns - j < part ? columns - j : part;                                              \
+            CALL(transpose, type, from + j, to + j * to_row, rows, n, from_row, to_row)                             \
+        }                                                                                                           \
+    }                                                                                                               \
+    EXPORT void loudest_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,         \
+                               int threads) {                                                                       \
+        const int64_t part = (rows + threads - 1) / threads;                                                        \
+        PARALLEL(threads)                                                                                           \
+        for (int64_t i = 0; i < rows; i += part) {                                                                  \
+            const int64_t n = rows - i < part ? rows - i : part;                                                    \
+            CALL(loudest, type, from + i * from_row, to + i, n, columns, from_row)                                  \
+        }                                                                                                           \
+    }
+
+LAYOUTS(w32, uint32_t)
+LAYOUTS(w64, uint64_t)
 MATRICES(f32, float)
 MATRICES(f64, double)
 SCANS(f32, float)

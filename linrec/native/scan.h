@@ -14,11 +14,20 @@ static inline NUMBER *NAME(tile)(TENSOR x, tiling t, int64_t task) {
     return at;
 }
 
+/* May a result go past the caches (wide.h)? If it is large, and has whole lines in every step. */
+static INLINE int NAME(is_streamed)(const NUMBER *h, tiling t, int64_t width, int64_t time, int64_t lane) {
+    const int64_t size = (int64_t)sizeof(NUMBER);
+    return lane == 1 && t.numbers * size >= STREAMED && (uintptr_t)h % 64 == 0 && time * size % 64 == 0 &&
+           width * size % 64 == 0;
+}
+
 static INLINE void NAME(walk)(const NUMBER *restrict a, const NUMBER *restrict b, NUMBER *restrict h,
                               NUMBER *restrict s, int64_t width, int64_t steps, int64_t ta, int64_t tb, int64_t th,
                               int64_t la, int64_t lb, int64_t lh) {
-    for (int64_t k = 0; k < steps; k++, a += ta, b += tb, h += th)
+    for (int64_t k = 0; k < steps; k++, a += ta, b += tb, h += th) {
+        ONE_STEP();
         for (int64_t j = 0; j < width; j++) h[j * lh] = s[j] = a[j * la] * s[j] + b[j * lb];
+    }
 }
 
 /* Lanes whose steps lie side by side: eight of them at a time, their states in registers. */
@@ -48,14 +57,29 @@ static void NAME(forward)(TENSOR a, TENSOR b, TENSOR h, TENSOR start, tiling t) 
     const int64_t ls = start.stride[t.rank + 1], ta = a.stride[0], tb = b.stride[0], th = h.stride[0];
     PARALLEL(t.threads)
     for (int64_t task = 0; task < t.tasks; task++) {
-        NUMBER s[TILE], *x = NAME(tile)(a, t, task), *y = NAME(tile)(b, t, task), *z = NAME(tile)(h, t, task);
+        _Alignas(64) NUMBER s[TILE];
+        NUMBER *x = NAME(tile)(a, t, task), *y = NAME(tile)(b, t, task), *z = NAME(tile)(h, t, task);
         const NUMBER *first = NAME(tile)(start, t, task);
         const int64_t n = lanes_of(t, task);
         for (int64_t j = 0; j < n; j++) s[j] = first[j * ls];
+#ifdef WIDE
+        if (ta == 1 && tb == 1 && th == 1) {
+            for (int64_t j = 0; j < n; j++) NAME(prefix)(x + j * la, y + j * lb, z + j * lh, s[j], t.steps);
+            continue;
+        }
+#endif
         if (ta == 1 && tb == 1 && th == 1 && n % 8 == 0) {
             for (int64_t j = 0; j < n; j += 8) NAME(runs)(x + j * la, y + j * lb, z + j * lh, s + j, t.steps, la, lb, lh);
             continue;
         }
+#if defined(WIDE) && defined(STREAM)
+        if (lb == 1 && (la == 0 || la == 1) && NAME(is_streamed)(z, t, n, th, lh)) {
+            if (la) NAME(walk_streamed)(x, y, z, s, n, t.steps, ta, tb, th, 1);
+            else NAME(walk_streamed)(x, y, z, s, n, t.steps, ta, tb, th, 0);
+            FENCE();
+            continue;
+        }
+#endif
         /* the same walk, compiled for lanes that lie side by side */
         if (la == 1 && lb == 1 && lh == 1) NAME(walk)(x, y, z, s, n, t.steps, ta, tb, th, 1, 1, 1);
         else if (la == 0 && lb == 1 && lh == 1) NAME(walk)(x, y, z, s, n, t.steps, ta, tb, th, 0, 1, 1);
@@ -92,7 +116,7 @@ static void NAME(ends)(TENSOR a, TENSOR b, TENSOR product, TENSOR end, tiling t)
    A coefficient with time stride zero is one number for all steps: its gradient is summed on the way. */
 static INLINE void NAME(step_back)(const NUMBER *restrict a, const NUMBER *restrict g, const NUMBER *restrict before,
                                    NUMBER *restrict da, NUMBER *restrict db, NUMBER *restrict s, int64_t width,
-                                   int64_t la, int64_t lg, int64_t lf, int64_t lda, int64_t ldb, int is_sum) {
+                                   int64_t la, int64_t lg, int64_t lf, int64_t lda, int64_t ldb, const int is_sum) {
     for (int64_t j = 0; j < width; j++) {
         NUMBER d = g[j * lg] + s[j], e = d * CONJ(before[j * lf]);
         db[j * ldb] = d;
@@ -103,10 +127,12 @@ static INLINE void NAME(step_back)(const NUMBER *restrict a, const NUMBER *restr
 
 static INLINE void NAME(walk_back)(const NUMBER *a, const NUMBER *g, const NUMBER *h, const NUMBER *first, NUMBER *da,
                                    NUMBER *db, NUMBER *s, int64_t width, int64_t steps, const int64_t *time, int64_t la,
-                                   int64_t lg, int64_t lh, int64_t ls, int64_t lda, int64_t ldb, int is_sum) {
-    for (int64_t k = steps - 1; k > 0; k--)
+                                   int64_t lg, int64_t lh, int64_t ls, int64_t lda, int64_t ldb, const int is_sum) {
+    for (int64_t k = steps - 1; k > 0; k--) {
+        ONE_STEP();
         NAME(step_back)(a + k * time[0], g + k * time[1], h + (k - 1) * time[2], da + k * time[3], db + k * time[4], s,
                         width, la, lg, lh, lda, ldb, is_sum);
+    }
     NAME(step_back)(a, g, first, da, db, s, width, la, lg, ls, lda, ldb, is_sum);
 }
 
@@ -119,13 +145,30 @@ static void NAME(backward)(TENSOR a, TENSOR g, TENSOR h, TENSOR start, TENSOR da
     const int is_sum = time[3] == 0, is_plain = lg == 1 && lh == 1 && ldb == 1 && lda == 1;
     PARALLEL(t.threads)
     for (int64_t task = 0; task < t.tasks; task++) {
-        NUMBER s[TILE], *x = NAME(tile)(a, t, task), *y = NAME(tile)(g, t, task), *z = NAME(tile)(h, t, task);
+        _Alignas(64) NUMBER s[TILE];
+        NUMBER *x = NAME(tile)(a, t, task), *y = NAME(tile)(g, t, task), *z = NAME(tile)(h, t, task);
         NUMBER *dx = NAME(tile)(da, t, task), *dy = NAME(tile)(db, t, task), *dz = NAME(tile)(ds, t, task);
         const NUMBER *first = NAME(tile)(start, t, task);
         const int64_t n = lanes_of(t, task), T = t.steps;
+#ifdef WIDE
+        if (time[0] == 1 && time[1] == 1 && time[2] == 1 && time[3] == 1 && time[4] == 1) {
+            for (int64_t j = 0; j < n; j++)
+                dz[j * ds.stride[lane]] = NAME(prefix_back)(x + j * la, y + j * lg, z + j * lh, first[j * ls],
+                                                            dx + j * lda, dy + j * ldb, T);
+            continue;
+        }
+#endif
         for (int64_t j = 0; j < n; j++) s[j] = 0;
         if (is_sum)
             for (int64_t j = 0; j < n; j++) dx[j * lda] = 0;
+#if defined(WIDE) && defined(STREAM)
+        if (is_plain && la == 1 && !is_sum && NAME(is_streamed)(dx, t, n, time[3], lda) &&
+            NAME(is_streamed)(dy, t, n, time[4], ldb)) {
+            NAME(walk_back_streamed)(x, y, z, dx, dy, s, n, T, time);
+            FENCE();
+            NAME(step_back)(x, y, first, dx, dy, s, n, 1, 1, ls, 1, 1, 0);
+        } else
+#endif
         if (is_plain && la == 1 && !is_sum) NAME(walk_back)(x, y, z, first, dx, dy, s, n, T, time, 1, 1, 1, ls, 1, 1, 0);
         else if (is_plain && la == 0 && !is_sum) NAME(walk_back)(x, y, z, first, dx, dy, s, n, T, time, 0, 1, 1, ls, 1, 1, 0);
         else if (is_plain && la == 1) NAME(walk_back)(x, y, z, first, dx, dy, s, n, T, time, 1, 1, 1, ls, 1, 1, 1);

@@ -295,7 +295,7 @@ def fourier_axes(op: Op, build: Builder) -> Axes:
     return along(0, sorted(d % rank for d in chosen if isinstance(d, int)), rank)
 
 
-@rule("linalg_solve_triangular", "linalg_solve", "linalg_solve_ex", "triangular_solve")
+@rule("linalg_solve_triangular", "linalg_solve")
 def _solve(op: Op, build: Builder) -> Form | Refusal:
     # A X = B along the rows of B, or of its only axis; A may have batch axes
     matrix, right = build.type(op.args[0]).shape, build.type(op.args[1]).shape
@@ -317,19 +317,6 @@ def _solve(op: Op, build: Builder) -> Form | Refusal:
     lead = rank - 1 if vectors else rank - 2
     touched = [i for i in range(lead) if (k := i - lead + len(batch)) >= 0 and batch[k] != 1]
     return mapped(op, build, Axes(1, axes.mixed, axes.passing, touched))
-
-
-@rule("bilinear")
-def _bilinear(op: Op, build: Builder) -> Form | Refusal:
-    # y[..., o] = sum_ij x[..., i] W[o, i, j] z[..., j] + b[o]
-    places = [i for i in (0, 1) if build.form(op.args[i]) is not None]
-    if len(places) != 1:
-        return _squared(op)
-    (place,) = places
-    rank = len(build.type(op.args[place]).shape)
-    other = build.type(op.args[1 - place]).shape
-    axes = along(place, (rank - 1,), rank)
-    return mapped(op, build, Axes(place, axes.mixed, axes.passing, [i for i in range(rank - 1) if other[i] != 1]))
 
 
 @rule("linalg_cross", "cross")
