@@ -208,3 +208,18 @@ def test_what_cannot_be_read_is_right_all_the_same(program: Callable[[Tensor], T
     for steps in (12, 5, 64, 29):
         x = torch.randn(2, steps, 3, dtype=torch.float64)
         torch.testing.assert_close(made(x), program(x), rtol=1e-9, atol=1e-9)
+
+
+def test_sizes_of_the_model_in_the_body_do_not_hold_the_length() -> None:
+    def delta(k: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        S = torch.zeros(k.shape[0], k.shape[-1], v.shape[-1], dtype=k.dtype)
+        for t in range(k.shape[1]):
+            decay = torch.eye(k.shape[-1], dtype=k.dtype) - b[:, t, None, None] * k[:, t, :, None] * k[:, t, None, :]
+            S = decay @ S + k[:, t, :, None] * v[:, t, None, :]
+        return S
+
+    made = linrec.compile(delta, verify="off")
+    for steps in (12, 30, 64):
+        k, v, b = 0.3 * torch.randn(2, steps, 4), torch.randn(2, steps, 5), torch.rand(2, steps)
+        torch.testing.assert_close(made(k, v, b), delta(k, v, b))
+    assert linrec.report(made).captures == 1

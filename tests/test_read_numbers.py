@@ -79,3 +79,21 @@ def test_a_number_read_from_what_the_call_changes_is_refused() -> None:
     for _ in range(3):
         torch.testing.assert_close(made(x), plain(x))
     assert linrec.report(made).code == "LR0302"
+
+
+@pytest.mark.parametrize("view", ["as_strided", "unfold"])
+def test_a_write_through_a_view_of_strides_is_refused(view: str) -> None:
+    def program(x: Tensor) -> Tensor:
+        h = torch.zeros(4)
+        ys = []
+        for t in range(x.shape[0]):
+            part = h.as_strided((2,), (2,)) if view == "as_strided" else h.unfold(0, 2, 2)[:, 0]
+            part.add_(x[t, :2])
+            h = 0.5 * h + x[t]
+            ys.append(h)
+        return torch.stack(ys)
+
+    made = linrec.compile(program, verify="off")
+    for steps in (12, 20):
+        x = torch.randn(steps, 4)
+        torch.testing.assert_close(made(x), program(x))

@@ -36,8 +36,9 @@ FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see wheth
 APART = 5  # what is added in a trial run, which needs no more than to be another number
 _READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
 _FEWER = 2  # how many first axes of the batch's size may be of something else
-ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
-FEW_OPERATORS = 300  # after this many the next axis is tried first
+ATTEMPT_OPERATORS = 4_000  # a trace of few steps is cut off here
+FEW_CALLS = 1_000  # after this many in a trial run the next axis is tried first
+MOST_CALLS = 20_000
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
 
 Axis = tuple[int, int]  # which tensor, which dimension
@@ -91,7 +92,7 @@ def capture(
         except CaptureError as error:
             held = error
     if found is None or held is not None:
-        graph, trace, flat = tracer.own_length(found is not None)
+        graph, trace, flat = tracer.own_length(found or [])
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
@@ -198,7 +199,7 @@ class _Tracer:
         """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
         candidates, grown = list(self.candidates()), None
         # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
-        for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
+        for limit in (FEW_CALLS, MOST_CALLS):
             for axes in candidates:
                 short = self.probe.work(self.resized(axes, self.steps[0]), limit)
                 longer = short and self.probe.work(self.resized(axes, self.steps[1]), limit)
@@ -233,13 +234,23 @@ class _Tracer:
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
+        reason: CaptureError | None = None
+        hopeless: list[Groups] = []  # time axes along which two lengths alone are not one program
         for free, growing in self.choices(axes):
+            if growing in hopeless:
+                continue
             try:
-                return self.generalized(axes, free, growing)
-            except CaptureError:
-                if not free and not growing:
-                    raise
-        raise AssertionError("the last choice leaves no size free")
+                self.generalized(axes, {}, growing, self.steps[:2])
+            except CaptureError as error:
+                reason = error
+                hopeless.append(growing)
+                continue
+            try:
+                return self.generalized(axes, free, growing, self.steps)
+            except CaptureError as error:
+                reason = error
+        assert reason is not None  # the last choice leaves no size free
+        raise reason
 
     def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
@@ -257,7 +268,7 @@ class _Tracer:
     def other_sizes(self, axes: list[Axis]) -> tuple[Groups, Groups]:
         """The sizes that may vary from call to call, and those along which further loops run, as trial runs show."""
         base = self.resized(axes, self.steps[0])
-        normal = self.probe.work(base, ATTEMPT_OPERATORS)
+        normal = self.probe.work(base, MOST_CALLS)
         free: Groups = {}
         growing: Groups = {}
         if normal is None:
@@ -277,8 +288,7 @@ class _Tracer:
             elif len(growing) < len(OTHER_STEPS):
                 # more operators along another axis: a second loop, over a length of its own
                 few, more = (
-                    self.probe.work(self.resized(group, n, base), ATTEMPT_OPERATORS)
-                    for n in OTHER_STEPS[len(growing)][:2]
+                    self.probe.work(self.resized(group, n, base), MOST_CALLS) for n in OTHER_STEPS[len(growing)][:2]
                 )
                 if few is not None and more is not None and more.calls > few.calls:
                     growing[f"S{len(growing) + 1}"] = group
@@ -318,15 +328,15 @@ class _Tracer:
         return base
 
     def generalized(
-        self, axes: list[Axis], free: Groups, growing: Groups
+        self, axes: list[Axis], free: Groups, growing: Groups, lengths_of_time: tuple[int, ...]
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
-        """Three traces, re-rolled and merged. Raises CaptureError where they are not one program."""
+        """Traces at these lengths, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
         lengths: list[dict[str, int]] = []
         counts: list[dict[object, int]] = []
         limit = ATTEMPT_OPERATORS
         more = {self.shapes[i][d] for i, d in axes}
-        for turn, steps in enumerate(self.steps):
+        for turn, steps in enumerate(lengths_of_time):
             shapes = self.resized(axes, steps)
             for group, others in zip(growing.values(), OTHER_STEPS, strict=False):
                 shapes = self.resized(group, others[turn % len(others)], shapes)
@@ -350,13 +360,19 @@ class _Tracer:
         places = set().union(*(flat.read for flat in flats))
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
 
-    def own_length(self, has_loop: bool) -> tuple[Graph, Trace, Flat]:
-        """The program at the sizes of this call, steps that differ becoming tables over time."""
+    def own_length(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat]:
+        """The program at the sizes of this call, steps that differ becoming tables over time.
+
+        Loops run as often as the time axes are long; over any size where no axis is known to be time.
+        """
         trace = self.trace(self.shapes, OWN_LENGTH_OPERATORS)
         flat = _flat(trace, self.environment, self.argument_names())
         sizes = {n for s in self.shapes for n in s} | {
             n for i in flat.inputs for n in i.type.shape if isinstance(n, int)
         }
+        if axes:
+            _, growing = self.other_sizes(axes)
+            sizes = {self.shapes[i][d] for i, d in itertools.chain(axes, *growing.values())}
         lengths = sorted((n for n in sizes if n > 3), reverse=True)
         repeats = find_repeats(flat, lengths)
         # a loop may take several positions a step: range(0, n, 2), or do something else at every third
@@ -366,7 +382,7 @@ class _Tracer:
         try:
             return reroll(flat, repeats, tables=True, name=self.name), trace, flat
         except CaptureError as error:
-            raise (None if has_loop else _layer(flat)) or error from None
+            raise (None if axes else _layer(flat)) or error from None
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:

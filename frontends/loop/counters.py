@@ -33,7 +33,8 @@ _INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
 _STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
 _SIZING = frozenset({
     "range", "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_full", "new_empty", "randn", "rand",
-    "view", "reshape", "expand", "arange", "enumerate", "reversed", "zip", "repeat", "split", "chunk", "size", "print",
+    "view", "reshape", "expand", "broadcast_to", "tile", "eye", "arange", "enumerate", "reversed", "zip", "repeat",
+    "split", "chunk", "size", "print",
 })  # fmt: skip
 
 

@@ -33,6 +33,7 @@ _SHORT = {
 _SCATTER = {"select": "select_scatter", "slice": "slice_scatter", "diagonal": "diagonal_scatter"}
 _RESHAPED = frozenset({"view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten", "view_as"})
 _ALIASES = frozenset({"transpose", "t", "permute", "numpy_T", "mT", "detach", "alias", "expand", "narrow", "real"})
+_UNWRITTEN = frozenset({"as_strided", "unfold", "view_as_real", "view_as_complex"})  # a write through these is refused
 _VIEWS = frozenset(_SCATTER) | _RESHAPED | _ALIASES
 
 
@@ -292,6 +293,8 @@ class _Flattener:
 
     def _assign(self, target: fx.Node, new: Arg, node: fx.Node) -> None:
         """`target` holds `new` from now on, and so does the part of its base that it views."""
+        if str(target.target).removeprefix("aten.").partition(".")[0] in _UNWRITTEN:
+            raise CaptureError("LR0411", f"a write through `{target.target}`", **self._place(node))
         view = self.views.get(target)
         if view is not None:
             base = self.read(view.base)
