@@ -166,6 +166,10 @@ class _Interpreter:
             return self.torch.tensor(args[0], **attrs)
         if op.kind in self.kernels:
             return self.kernels[op.kind](*args, **attrs)
+        if op.kind == "view_as_complex":  # a value has no strides here, torch's operator asks for some
+            return self.torch.view_as_complex(args[0].contiguous())
+        if op.kind in ("view", "_unsafe_view") and isinstance(args[1], list | tuple):
+            return args[0].reshape(args[1])
         return getattr(self.torch.ops.aten, op.kind)(*args, **attrs)
 
     def argument(self, arg: Arg, read: Any) -> Any:

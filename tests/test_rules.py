@@ -76,6 +76,14 @@ def pairs_as_complex(h: Tensor, u: Tensor) -> Tensor:
 
 
 @step
+def pairs_of_a_narrower_state(h: Tensor, u: Tensor) -> Tensor:
+    """Rows of five numbers, four of them as pairs: a copy gives the pairs strides of their own."""
+    q = torch.cat([h[:, :5].roll(1, -1)[:, 1:].contiguous().view(-1, 4), u[:, 4:]], -1)[:, :4]
+    turned = torch.view_as_complex(h[:, :5][:, :4].reshape(-1, 2, 2).contiguous()) * (0.3 + 0.4j)
+    return 0.4 * torch.cat([turned.real, turned.imag, q[:, :2]], -1) + u
+
+
+@step
 def axes_moved(h: Tensor, u: Tensor) -> Tensor:
     return 0.5 * h.movedim(-1, 0).roll(1, 0).movedim((0,), (-1,)) + u
 
@@ -84,7 +92,7 @@ def axes_moved(h: Tensor, u: Tensor) -> Tensor:
 def axes_cut_across(h: Tensor, u: Tensor) -> Tensor:
     """2 x 3 as 3 x 2, and 2 x 6 as 4 x 3 with a common refinement."""
     v = h.reshape(-1, 2, 3).flatten(1).reshape(-1, 3, 2).transpose(1, 2)
-    w = torch.unflatten(torch.stack([h, u], 1).flatten(1), 1, (4, 3)).sum(-1).repeat_interleave(2, -1)[:, :WIDTH]
+    w = torch.stack([h, u], 1).reshape(-1, 4, 3).sum(-1).repeat_interleave(2, -1)[:, :WIDTH]
     return 0.3 * v.flatten(1) + 0.1 * w + u
 
 
@@ -98,8 +106,9 @@ def sums_of_what_was_repeated(h: Tensor, u: Tensor) -> Tensor:
 def linear_system(h: Tensor, u: Tensor) -> Tensor:
     """A matrix with fewer axes than its right side, for the state and for the input."""
     a = torch.eye(WIDTH, dtype=u.dtype) + torch.tril(W, -1)
-    turned: Tensor = 0.5 * torch.linalg.solve(a, h.unsqueeze(-1)) + torch.linalg.solve(a, u.unsqueeze(-1))
-    return turned.squeeze(-1)
+    v: Tensor = torch.linalg.solve(a, h.unsqueeze(-1)).squeeze(-1)
+    w: Tensor = torch.linalg.solve(a, u.unsqueeze(-1)).squeeze(-1)
+    return 0.5 * v + w
 
 
 @step
