@@ -47,7 +47,12 @@ def _are_same(a: Tensor, b: Tensor) -> bool:
     """Are these the same numbers? Bit by bit where they lie in memory as one piece: zeros of two signs differ."""
     library = native.kernels()
     if library is not None and a.device.type == b.device.type == "cpu" and a.dtype is b.dtype and a.shape == b.shape:
-        if a.is_contiguous() and b.is_contiguous() and not (b.is_conj() or b.is_neg()) and type(b) in (Tensor, Parameter):
+        if (
+            a.is_contiguous()
+            and b.is_contiguous()
+            and not (b.is_conj() or b.is_neg())
+            and type(b) in (Tensor, Parameter)
+        ):
             return bool(library.same_bytes(a.data_ptr(), b.data_ptr(), b.nbytes))
     return torch.equal(a, b)
 

@@ -103,8 +103,8 @@ class _Responses(torch.autograd.Function):
 def _gradients(a: Tensor, g: Tensor, c: Tensor, dk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Those of a, G and C: with K = L R, L[i] = C b^i, b = a^fine and R[j] = a^j G,
 
-        dL = dK R*,  dR = L* dK,  dG = sum_j conj(a^j) dR[j],  dC = sum_i conj(b^i) dL[i],
-        da = sum_j j conj(a^(j-1) G) dR[j] + conj(fine a^(fine-1)) sum_i i conj(b^(i-1) C) dL[i].
+    dL = dK R*,  dR = L* dK,  dG = sum_j conj(a^j) dR[j],  dC = sum_i conj(b^i) dL[i],
+    da = sum_j j conj(a^(j-1) G) dR[j] + conj(fine a^(fine-1)) sum_i i conj(b^(i-1) C) dL[i].
     """
     groups, q, n = c.shape
     p, count = g.shape[2], dk.shape[-1]
@@ -140,4 +140,4 @@ def _mixed(real: Tensor, other: Tensor) -> Tensor:
     if real.is_complex() or not other.is_complex():
         return real.to(other.dtype) @ other
     found = real @ torch.cat([other.real, other.imag], -1)
-    return torch.complex(*found.split(other.shape[-1], -1))
+    return torch.complex(*found.chunk(2, -1))

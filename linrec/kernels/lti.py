@@ -270,7 +270,11 @@ def _correlated(
             else:
                 sums[at] += torch.einsum("bgqf,bgpf->gqpf", y, x)
         if dw is not None:
-            y = y.mul_(conjugate[at].squeeze(1)) if q == w.shape[3] == 1 else torch.einsum("bgqf,gqpf->bgpf", y, conjugate[at])
+            y = (
+                y.mul_(conjugate[at].squeeze(1))
+                if q == w.shape[3] == 1
+                else torch.einsum("bgqf,gqpf->bgpf", y, conjugate[at])
+            )
             rows.written(y, dw[row, :, at])
     dk = None
     if sums is not None:

@@ -89,9 +89,7 @@ class _Lowering:
                     result = write.make("lti_final", (w, layout), shape, dtype=self.dtype)
                 else:
                     spectrum = write.make("lti_spectrum", (k, self.trip), ())
-                    result = write.make(
-                        "lti_convolution", (w, k, spectrum, a, *filled, plain), shape, dtype=self.dtype
-                    )
+                    result = write.make("lti_convolution", (w, k, spectrum, a, *filled, plain), shape, dtype=self.dtype)
         free = self._free(a, c, n, q)
         if free is not None and self.is_real:
             free = write.make("real", (free,), shape, dtype=self.dtype)
