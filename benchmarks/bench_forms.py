@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peers_jax
 import torch
 from torch import Tensor, nn
 from workloads import Workload, workloads
@@ -71,6 +72,7 @@ def measure(w: Workload, repeat: int, with_loop: bool) -> dict[str, Any]:
     for what, make in (("forward", forward), ("train", train_step)):
         runs = {"compiled": make(net, w.inputs)}
         runs |= {name: make(peer, w.inputs) for name, peer in w.peers.items()}
+        runs |= peers_jax.runs(w, what)
         if with_loop and not w.slow_loop:
             runs["loop"] = make(w.loop, w.inputs)
         floor = w.floor if what == "forward" else w.floor_train or w.floor
@@ -104,7 +106,13 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
     names = [r["workload"] for r in results]
     for axis, what in zip(axes, ("forward", "train"), strict=True):
         for offset, (name, colour) in enumerate(
-            {"floor": "0.75", "compiled": "tab:blue", "by hand": "tab:orange", "loop": "tab:red"}.items()
+            {
+                "floor": "0.75",
+                "compiled": "tab:blue",
+                "by hand": "tab:orange",
+                "jax scan": "tab:green",
+                "loop": "tab:red",
+            }.items()
         ):
             pairs = [(i, r[what][name]) for i, r in enumerate(results) if name in r[what]]
             axis.barh([i + 0.2 * offset - 0.3 for i, _ in pairs], [t for _, t in pairs], 0.2, color=colour, label=name)

@@ -170,12 +170,12 @@ def _fetch(mirror: str, name: str, cache: Path) -> None:
 
 def _within(seconds: float, action: Callable[[], None]) -> None:
     """Run `action` or raise TimeoutError: a name server that does not answer obeys no timeout of the request."""
-    raised: list[Exception] = []
+    raised: list[OSError | ValueError] = []
 
     def run() -> None:
         try:
             action()
-        except Exception as error:
+        except (OSError, ValueError) as error:  # what the caller tells apart: no connection, another checksum
             raised.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

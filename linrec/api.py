@@ -83,8 +83,13 @@ def explain(model: Any, *args: Any, **kwargs: Any) -> Report:
 
 
 def report(model: Any) -> Report:
-    """What was found in a compiled function or module."""
-    return _require_engine(model).report
+    """What was found in a compiled function or module, with the impulse responses of small systems in closed form."""
+    engine = _require_engine(model)
+    if not any(r.kind == "lti" for r in engine.report.recurrences) or not engine.programs:
+        return engine.report
+    from linrec.symbolic import with_closed_forms
+
+    return with_closed_forms(engine.report, engine.program_for((), {}))
 
 
 def recurrent(model: Any, *example_inputs: Any, **example_kwargs: Any) -> nn.Module:

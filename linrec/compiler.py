@@ -8,6 +8,7 @@ cannot be captured runs as written, and the report says why.
 from __future__ import annotations
 
 import functools
+import linecache
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ from torch.utils import _pytree as pytree
 from linrec import calibration, findings
 from linrec.constants import Cached
 from linrec.emit.source import Program, emit
-from linrec.errors import CaptureError, NotLinearError, StateError
+from linrec.errors import FAILURES, CaptureError, LinrecError, NotLinearError, ProgramError, StateError, trial
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
 from linrec.ir import Graph, specialized
@@ -32,12 +33,12 @@ from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
 from linrec.reports import Report, Verification
+from linrec.reproducer import Reproducer, leave
 from linrec.sizes import Dim, Size, evaluate
 from linrec.verification import STEPS, compare
 
 log = logging.getLogger("linrec")
 _enabled: ContextVar[bool] = ContextVar("linrec_enabled", default=True)
-_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _MAX_ATTEMPTS = 8  # captures that may fail for arguments of one kind before they are no longer tried
 
 
@@ -85,6 +86,7 @@ class Compiled:
     metadata: list[tuple[Any, ...]]
     report: Report
     rejected: bool = False
+    guards: list[tuple[Callable[[], Any], Tensor]] = field(default_factory=list)  # tensors read as Python numbers
     example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
     least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
     expected: list[tuple[Any, ...]] = field(init=False)  # shapes of the arguments: numbers, names, other sizes
@@ -131,8 +133,10 @@ class Compiled:
         return lengths.get("T", 2) > 1 and all(evaluate(n, lengths) >= 0 for n in self.least)
 
     def fits(self) -> bool:
-        """Have the captured tensors the types they had?"""
-        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True))
+        """Have the captured tensors the types they had, and those that were read as numbers the same numbers?"""
+        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True)) and all(
+            torch.equal(get(), held) for get, held in self.guards
+        )
 
     def run(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Outputs and effects."""
@@ -223,6 +227,8 @@ class Engine:
         environment = self._environment()
         try:
             compiled = self._compile(environment, args, kwargs, tensors)
+        except ProgramError as error:
+            raise error.__cause__ or error from None  # in the program's own words
         except CaptureError as error:
             self._refuse(error)
             return self.report
@@ -247,13 +253,14 @@ class Engine:
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
+        # a batch of one would hold the program to batches of one
+        wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
         try:
-            # a batch of one would hold the program to batches of one
-            wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
-            given = iter(wide)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
-            return self._compile(environment, a, k, wide)
+            try:
+                a, k = _given(wide, leaves, spec)
+                return self._compile(environment, a, k, wide)
+            except ProgramError:  # an axis of one that is no batch
+                return self._compile(environment, args, kwargs, tensors)
         except CaptureError as error:
             raise StateError(
                 "LR4005",
@@ -268,11 +275,9 @@ class Engine:
     def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
         try:
             outputs, effects = compiled.run(tensors)
-        except _FAILURES as error:  # the original's own error, or its result
+        except FAILURES as error:  # the original's own error, or its result
             log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
-            given, spec = iter(tensors), self._spec
-            a, k = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
-            return self._original(a, k)
+            return self._original(*_given(tensors, leaves, self._spec))
         if not compiled.graph.effects and compiled.captured.out_spec.is_leaf():
             return outputs[0]
         self._write_back(compiled, effects, tensors)
@@ -313,12 +318,19 @@ class Engine:
     ) -> Any:
         shapes = tuple(tuple(x.shape) for x in tensors)
         refused = self.refused.setdefault(key, set())
-        if shapes in refused or len(refused) >= _MAX_ATTEMPTS:
+        guarded = sum(bool(program.guards) for program in self.programs.get(key, ()))
+        if shapes in refused or len(refused) >= _MAX_ATTEMPTS or guarded >= _MAX_ATTEMPTS:
             return self._original(args, kwargs)
         try:
             # a caller's hooks on saved tensors (checkpointing) see the program itself only
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 compiled = self._compile(environment, args, kwargs, tensors)
+        except ProgramError as error:
+            # the program itself fails on these arguments: let it, in its own words
+            refused.add(shapes)
+            result = self._original(args, kwargs)
+            self._refuse(error)
+            return result
         except CaptureError as error:
             refused.add(shapes)
             self._refuse(error)
@@ -327,12 +339,10 @@ class Engine:
             return self._original(args, kwargs)
         except (NotLinearError, StateError):
             raise
-        except Exception as error:
-            # the program itself fails on these arguments: let it, in its own words
+        except (LinrecError, *FAILURES) as error:
             refused.add(shapes)
-            result = self._original(args, kwargs)
             self._refuse(CaptureError("LR9002", f"linrec itself failed with {type(error).__name__}: {error}"))
-            return result
+            return self._original(args, kwargs)
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)
@@ -355,9 +365,10 @@ class Engine:
 
     def _refuse(self, error: CaptureError) -> None:
         place = "" if error.file is None else f"{os.path.basename(error.file)}:{error.line}"
+        line = "" if error.file is None else linecache.getline(error.file, error.line or 0).strip()
         if not self.report.recurrences:
             self.report = replace(
-                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place,
+                self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place, line=line,
                 captures=self.captures, versions=findings.versions(),
             )  # fmt: skip
         log.info("%s runs as written: %s", self.name, error)
@@ -367,12 +378,14 @@ class Engine:
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)
-        fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in "TB"}
-        if fixed and any(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences):
-            # a form may exist once sizes other than time and batch are known
-            special = replace(captured, graph=specialized(captured.graph, fixed))
-            example, compiled = compiled.example, self.build(special, environment, tensors)
-            compiled.example = example
+        for open_ in ("TB", "T"):
+            fixed = {n: v for n, v in _solve(captured.graph, tensors).items() if n[0] not in open_}
+            if not fixed or not _without_sizes(compiled):
+                continue
+            # a form may exist once sizes other than time and batch are known, or all but time where a batch is mixed
+            special = self.build(replace(captured, graph=specialized(captured.graph, fixed)), environment, tensors)
+            if _without_sizes(special) < _without_sizes(compiled):
+                special.example, compiled = compiled.example, special
         return compiled
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
@@ -402,7 +415,9 @@ class Engine:
             for r in report.recurrences:
                 if r.form == "sequential":
                     raise NotLinearError(r.code or "LR2002", r.reason, loop=r.name, file=r.source, help=r.help)
-        return Compiled(captured, graph, program, constants, getters, [_metadata(get()) for get in getters], report)
+        metadata = [_metadata(get()) for get in getters]
+        guards = [(environment.tensors[path], held) for path, held in captured.guards]
+        return Compiled(captured, graph, program, constants, getters, metadata, report, guards=guards)
 
     # verification ----------------------------------------------------------------------------------
 
@@ -422,9 +437,7 @@ class Engine:
         ran = short.get("T", max((evaluate(t.trip, lengths) for t in compiled.captured.graph.times), default=0))
 
         def original(*inputs: Tensor) -> list[Any]:
-            given = iter(inputs)
-            again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            a, k = pytree.tree_unflatten(again, spec)
+            a, k = _given(list(inputs), leaves, spec)
             with Restored(environment), _saved(environment):
                 return pytree.tree_leaves(self.function(*a, **k))
 
@@ -440,21 +453,32 @@ class Engine:
         try:
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 found = compare(original, emitted, cut, parameters, ran)
-        except Exception as error:
+        except (LinrecError, *FAILURES) as error:
             first = str(error).splitlines()[0][:200] if str(error) else ""
             found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {first}")
         compiled.report = replace(compiled.report, verification=found)
         self.report = compiled.report
         if not found.passed:
             compiled.rejected = True
-            compiled.report = findings.rejected(compiled.report)
+            forms = self.options.forms if isinstance(self.options.forms, str) else "auto"
+            file = leave(Reproducer(compiled.captured.graph, None, forms, "LR5001 on the first call"))
+            found = replace(found, reproducer=file)
+            compiled.report = findings.rejected(replace(compiled.report, verification=found))
             self.report = compiled.report
             log.warning(
-                "%s: LR5001 the compiled form disagrees with the original (%s); running as written",
+                "%s: LR5001 the compiled form disagrees with the original (%s); running as written%s",
                 self.name,
                 found.note,
+                f"; repro: {file}   next: linrec bisect {file}" * bool(file),
             )
         return True
+
+
+def _given(tensors: list[Tensor], leaves: list[Any], spec: pytree.TreeSpec) -> tuple[Any, Any]:
+    """Arguments with other tensors."""
+    given = iter(tensors)
+    args, kwargs = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], spec)
+    return args, kwargs
 
 
 def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
@@ -497,9 +521,9 @@ def _is_wrapped(x: Tensor) -> bool:
 def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:
     state = torch.get_rng_state()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), trial():
             function(*(x.detach().clone() for x in inputs))
-    except Exception:
+    except LinrecError:
         return True
     finally:
         torch.set_rng_state(state)
@@ -534,6 +558,11 @@ def _narrowed(tensor: Tensor, shape: tuple[Any, ...], lengths: Mapping[str, int]
         if wanted != tensor.shape[axis]:
             tensor = tensor.narrow(axis, 0, wanted)
     return tensor
+
+
+def _without_sizes(compiled: Compiled) -> int:
+    """How many recurrences are kept for want of a form, or of a number for a size."""
+    return sum(r.code in ("LR1297", "LR2002") for r in compiled.report.recurrences)
 
 
 def _constant(value: Any) -> Callable[[], Any]:

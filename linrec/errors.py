@@ -6,6 +6,13 @@ pass through with their type, and a note names the recurrence they came from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What Python and torch raise where a computation fails; torch's own errors derive from RuntimeError.
+# Not MemoryError, nor what ends a process.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class LinrecError(Exception):
     """A code, a sentence, and where known the user's file and line and an edit that helps."""
@@ -27,6 +34,27 @@ class LinrecError(Exception):
 
 class CaptureError(LinrecError):
     """The program could not be turned into a graph."""
+
+
+class ProgramError(CaptureError):
+    """The program itself failed in a trial run: its own error is the cause."""
+
+
+@contextmanager
+def trial() -> Iterator[None]:
+    """Runs the user's own program where it is free to fail: on stand-ins, on fewer steps, at other lengths.
+
+    A program may raise classes of its own, so this one place catches them all. Raises ProgramError; reasons why the
+    program cannot be captured pass through.
+    """
+    try:
+        yield
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise ProgramError(
+            "LR9002", f"the program failed in a trial run with {type(error).__name__}: {error}"
+        ) from error
 
 
 class NotLinearError(LinrecError):

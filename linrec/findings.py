@@ -12,7 +12,7 @@ import torch
 from linrec import ir, native
 from linrec.frontends.loop import Capture
 from linrec.frontends.loop.counters import Unreadable
-from linrec.linear.cost import Estimate, pays_from
+from linrec.linear.cost import Estimate
 from linrec.manager import Context
 from linrec.reports import Cost, Recurrence, Report
 
@@ -69,12 +69,8 @@ def _entry(graph: ir.Graph, stages: Mapping[str, ir.Graph], r: ir.Recurrence, co
     culprit = by_name[r.culprit].source if r.culprit in by_name else None
     place = culprit or first
     estimates = [e for e in context.costs.get(r.name, ()) if isinstance(e, Estimate)]
-    costs = [Cost(e.form, e.flops, e.bytes, e.depth, e.seconds) for e in estimates]
+    costs = [Cost(e.form, e.flops, e.bytes, e.depth, e.seconds, e.pays_from) for e in estimates]
     cost = next((c for c in costs if c.form == r.form), None)
-    if cost is not None:
-        sizes = context.sizes.get(r.name)
-        if sizes and r.form not in ("scan", "associative"):
-            cost = replace(cost, pays_from=pays_from(sizes, r.form, constant=False, final=r.form == "final"))
     done = ""
     if r.form == "sequential":
         done = _done(graph, stages["find-recurrences"])

@@ -16,9 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import networkx as nx
+
+from linrec.errors import FAILURES, LinrecError
 from linrec.ir import Graph, verify
 
 RemarkKind = Literal["passed", "missed", "analysis", "failed"]
+# what a pass may raise: linrec's own errors, those of a graph algorithm, those of a computation, a search without a find
+BROKEN = (LinrecError, nx.NetworkXException, *FAILURES, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,6 @@ class Context:
     frozen: frozenset[str] = frozenset()
     forms: str | Mapping[str, str] = "auto"
     costs: dict[str, Sequence[Any]] = field(default_factory=dict)
-    sizes: dict[str, Mapping[str, int]] = field(default_factory=dict)
     machine: Any = None  # rates for the cost model, the shipped ones if None
     superposition: Callable[[Graph, Any], float] | None = None
     remarks: list[Remark] = field(default_factory=list)
@@ -154,7 +158,7 @@ class Pipeline:
             context.by = step.name
             try:
                 graph = self._step(step, graph, context)
-            except Exception as error:
+            except BROKEN as error:
                 error.add_note(f"after pass {index} '{step.name}'")
                 for hook in context.hooks:
                     hook.failed(step, graph, context, error)

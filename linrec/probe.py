@@ -22,10 +22,12 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
 
     Plus, times and one are those of the semiring that the recurrence was proven in.
 
-    0.0 where a tensor of the step is too large to probe cheaply.
+    0.0 where a tensor of the step is too large to probe cheaply, and where states are booleans.
     """
     types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
     types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
+    if any(types[s].dtype == "bool" for s in recurrence.states):
+        return 0.0
     members = set(recurrence.members)
     lengths = {n: _PROBED for t in types.values() for d in t.shape for n in names_of(d)}
     states = state_reads(graph, recurrence)

@@ -76,6 +76,7 @@ class Recurring:
         self._leaves = leaves
         self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         self.kinds = tuple((x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
+        self.rows_are_apart = False  # shown once, where rows end or start on their own
         self._environment = engine.environment_now()
         self._quick = _Quick(self)
 

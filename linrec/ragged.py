@@ -10,7 +10,7 @@ replaced by the last step before it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from linrec.dtypes import LONG
 from linrec.errors import StateError
-from linrec.ir import Graph, Type, Use
+from linrec.ir import Type, Use
 from linrec.program import Recurring
-from linrec.sizes import Size, evaluate
+from linrec.rows import batch_axis, require_rows
+from linrec.sizes import evaluate
 from linrec.states import BATCH, State
 
 
@@ -68,8 +69,8 @@ def run_ragged(
     resets = _checked(reset_mask, "reset_mask", (rows, steps))
     if ends is not None and bool(((ends < 0) | (ends > steps)).any()):
         raise StateError("LR4008", f"lengths must lie in 0 .. {steps}", help="lengths.clamp(0, x.shape[1])")
-    _require_rows(program.graph, program)
-    batch = _Ragged(program, list(tensors), rows, steps)
+    batch = _Ragged(program, list(tensors), rows, steps, sizes)
+    batch.require_rows(ends)
     if ends is not None and resets is None and not return_state and batch.is_stepwise:
         return batch.masked(state, ends), None
     ran = batch.run(state, batch.segments(ends, resets))
@@ -90,44 +91,35 @@ def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor 
     return found
 
 
-def _axis(type_: object) -> int | None:
-    """The batch axis of a type."""
-    if not isinstance(type_, Type):
-        return None
-    return next((a for a, d in enumerate(type_.shape) if isinstance(d, Size) and BATCH in d.names), None)
-
-
-def _require_rows(graph: Graph, program: Recurring) -> None:
-    """Refuse a program in which a row depends on others."""
-    types = {i.name: i.type for i in graph.inputs} | {op.result: op.type for op in graph.ops}
-    for op in graph.ops:
-        creates = op.kind.startswith("new_") or op.kind.endswith("_like")
-        if creates or not isinstance(op.type, Type) or _axis(op.type) is not None:
-            continue
-        if any(_axis(types.get(u.name)) is not None for u in op.uses()):
-            place = op.source
-            raise StateError(
-                "LR4008", f"`{op.kind}` mixes the rows of the batch, so rows cannot end or start on their own",
-                file=place.file if place else None, line=place.line if place else None,
-                help="take the mean over the batch outside the model",
-            )  # fmt: skip
-
-
 class _Ragged:
     """One call: its inputs, and where their batch and time axes are."""
 
-    def __init__(self, program: Recurring, tensors: list[Tensor], rows: int, steps: int) -> None:
-        self.program, self.tensors, self.rows, self.steps = program, tensors, rows, steps
+    def __init__(
+        self, program: Recurring, tensors: list[Tensor], rows: int, steps: int, sizes: Mapping[str, int]
+    ) -> None:
+        self.program, self.tensors, self.rows, self.steps, self.sizes = program, tensors, rows, steps, sizes
         types = {i.name: i.type for i in program.graph.inputs} | {op.result: op.type for op in program.graph.ops}
-        self.batch_of_input = [_axis(t) for t in program.types]
+        self.batch_of_input = [batch_axis(t) for t in program.types]
         outputs = program.graph.outputs[: len(program.outputs)]
         self.output_types = [types.get(o.name) if isinstance(o, Use) else None for o in outputs]
-        self.batch_of_output = [_axis(t) for t in self.output_types]
+        self.batch_of_output = [batch_axis(t) for t in self.output_types]
 
     @property
     def is_stepwise(self) -> bool:
         """Is every result one at every step, from the first step on?"""
         return not self.program.warmup and all(isinstance(a, int) for a in self.program.outputs)
+
+    def require_rows(self, ends: Tensor | None) -> None:
+        """Refuse, once for each program, one whose rows depend on each other."""
+        stops = [self.steps] * self.rows if ends is None else ends.tolist()
+        longest = max(range(self.rows), key=stops.__getitem__, default=None)
+        if self.program.rows_are_apart or longest is None or stops[longest] == 0:
+            return
+        piece = Segment(longest, 0, stops[longest], True, True)
+        require_rows(
+            self.program, [self.cut(x, n, [piece], piece.stop) for n, x in enumerate(self.tensors)], self.sizes
+        )
+        self.program.rows_are_apart = True
 
     # one run, padding replaced ---------------------------------------------------------------------
 
@@ -147,7 +139,7 @@ class _Ragged:
             last = moved.detach()[torch.arange(self.rows, device=device).unsqueeze(1), nearest]
             last = _where(ends.view(-1, 1) > 0, last, torch.zeros_like(last))
             clean.append(_where(valid, moved, last).movedim((0, 1), (batch, time)))
-        outputs, _ = self.program.advance(clean, state, {"T": self.steps, BATCH: self.rows})
+        outputs, _ = self.program.advance(clean, state, self.sizes)
         results = []
         for out, batch, axis in zip(outputs, self.batch_of_output, self.program.outputs, strict=True):
             assert batch is not None and isinstance(axis, int)
@@ -179,7 +171,7 @@ class _Ragged:
             rows = torch.tensor([s.row for s in members], device=self.tensors[0].device)
             held = self.state_rows(state, rows) if goes_on and state is not None else None
             inputs = [self.cut(x, n, members, length) for n, x in enumerate(self.tensors)]
-            sizes = {"T": length, BATCH: len(members)}
+            sizes = {**self.sizes, "T": length, BATCH: len(members)}
             if length:
                 outputs, after = program.advance(inputs, held, sizes)
             else:
@@ -204,7 +196,7 @@ class _Ragged:
 
     def state_rows(self, state: State, rows: Tensor) -> State:
         """The given state of some rows."""
-        axes = {leaf.name: _axis(leaf.type) for leaf in self.program.leaves}
+        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
         return {n: v if axes.get(n, 0) is None else v.index_select(axes.get(n, 0) or 0, rows) for n, v in state.items()}
 
     def laid(self, n: int, ran: list[Ran], base: int) -> Any:
@@ -240,8 +232,7 @@ class _Ragged:
         type_ = self.output_types[n]
         if not isinstance(type_, Type):
             return None
-        sizes = {**self.program.lengths(self.tensors, wide=True)}
-        shape = [evaluate(d, sizes) for d in type_.shape]
+        shape = [evaluate(d, self.sizes) for d in type_.shape]
         return torch.zeros(shape, dtype=getattr(torch, LONG[type_.dtype]), device=self.tensors[0].device)
 
     def final(self, ran: list[Ran]) -> State:
@@ -253,7 +244,7 @@ class _Ragged:
                 "LR4008", f"some rows end within the first {self.program.warmup} steps, which are special, and some do not",
                 help="run those rows apart from the others",
             )  # fmt: skip
-        axes = {leaf.name: _axis(leaf.type) for leaf in self.program.leaves}
+        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
         order = [s.row for members, _ in ends for s in members if s.is_final]
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))

@@ -89,7 +89,8 @@ def _kind(found: Recurrence) -> str:
 
 def _refusal(report: Report) -> Iterator[str]:
     yield f"missed[{report.code}] {_one_line(report.reason)}"
-    yield from (f" --> {report.source}",) * bool(report.source)
+    if report.source:
+        yield f" --> {report.source}   {report.line}".rstrip()
     yield from _labelled("help", report.help)
     yield "done: the program runs as written"
     yield f"docs: linrec explain-code {report.code}"
@@ -125,6 +126,8 @@ def _converted(found: Recurrence) -> Iterator[str]:
 
 
 def _costs(found: Recurrence) -> Iterator[str]:
+    for line in found.closed:
+        yield f"response: {line}"
     if found.cost is not None:
         yield f"cost: {_cost(found.cost)}"
     for other in found.alternatives:
@@ -187,8 +190,10 @@ def _verified(found: Verification) -> str:
     grads = "gradients checked" if found.gradients else "gradients not checked"
     if found.passed:
         return f"verified on {steps}: {error}, {grads}, took {_duration(found.seconds)}{note}"
+    repro = f"\nrepro: {found.reproducer}   next: linrec bisect {found.reproducer}" * bool(found.reproducer)
     return (
         f"NOT VERIFIED on {steps}: {error}, {grads}, took {_duration(found.seconds)}{note}; the original runs instead"
+        + repro
     )
 
 

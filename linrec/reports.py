@@ -48,6 +48,7 @@ class Recurrence:
     alternatives: tuple[Cost, ...] = ()
     notes: tuple[str, ...] = ()
     lines: tuple[tuple[str, int, str, str], ...] = ()  # file, line, text, remark: for the listing of level 2
+    closed: tuple[str, ...] = ()  # impulse responses in n, where somebody asked: linrec.report(net)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Verification:
     seconds: float = 0.0
     gradients: bool = False
     note: str = ""
+    reproducer: str = ""  # the file that was written when it failed
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Report:
     reason: str = ""
     help: str = ""
     source: str = ""
+    line: str = ""  # of the user's, that `source` names
     seconds: dict[str, float] = field(default_factory=dict)
     verification: Verification = field(default_factory=Verification)
     versions: dict[str, str] = field(default_factory=dict)

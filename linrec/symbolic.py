@@ -1,22 +1,35 @@
 """Symbols: a recurrence that was found in a program, as an equation on paper.
 
 Sequences are functions of n, tensors that do not vary are symbols by their names. Where the step multiplies by matrices,
-symbols and sequences do not commute and vectors are columns: h @ A.T is A h. With one sequence of order 1, or of order 2
-and commuting, what it does to each of its drives has a closed form.
+symbols and sequences do not commute and vectors are columns: h @ A.T is A h. With one sequence of order 1, or of an order
+up to 4 and commuting, what it does to each of its drives has a closed form; `with_closed_forms` writes those of small
+systems at the numbers that their parameters have now into a report.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import networkx as nx
 import sympy
+import torch
 
-from linrec.api import _require_engine
+from linrec.api import _engine_of, _new_engine, _require_engine
+from linrec.closed import ORDER, impulse_response, n, rational, rounded
+from linrec.compiler import Compiled, Options
 from linrec.errors import StateError
 from linrec.ir import Arg, Graph, Op, Type, Use
+from linrec.linear.system import MIXED, System, Vector, product, system_of
+from linrec.manager import Context, Stages
+from linrec.passes import default_pipeline
+from linrec.passes.dce import DeadCode
+from linrec.program import Form
+from linrec.reports import Report
 
-n, z = sympy.Symbol("n", integer=True), sympy.Symbol("z")
+z = sympy.Symbol("z")
+RESPONSES = 4  # closed forms printed for one recurrence
 _MATRICES = frozenset({"matmul", "mm", "bmm", "linear", "addmm", "mv", "einsum"})
 # operators that give the same numbers another shape or type
 _SAME = frozenset(
@@ -52,7 +65,10 @@ def to_sympy(net: Any, recurrence: str = "r0") -> Symbolic:
 
     Raises StateError if `net` was not called or captured, and KeyError for a name that the report does not have.
     """
-    compiled = _require_engine(net).program_for((), {})
+    return _symbolic(_require_engine(net).program_for((), {}), recurrence)
+
+
+def _symbolic(compiled: Compiled, recurrence: str) -> Symbolic:
     found = {r.name: r for r in compiled.graph.recurrences}
     if recurrence not in found:
         raise KeyError(f"no recurrence is called {recurrence!r}; the report has {', '.join(found) or 'none'}")
@@ -68,6 +84,84 @@ def to_sympy(net: Any, recurrence: str = "r0") -> Symbolic:
     if len(equations) != 1 or found[recurrence].kind != "lti":
         return Symbolic(equations, {}, {})
     return Symbolic(equations, *_closed(equations[0], writer.sequence(states[0])))
+
+
+def program_of(model: Any, *args: Any) -> Compiled:
+    """The program of a model for a call; raises StateError where it cannot be captured."""
+    return (_engine_of(model) or _new_engine(model, Options())).program_for(args, {})
+
+
+def with_closed_forms(report: Report, compiled: Compiled) -> Report:
+    """The report with the impulse responses of its small time-invariant recurrences, up to RESPONSES lines each.
+
+    Of systems of up to ORDER real states, at the present numbers of their parameters; where those are too many, or come
+    with the call, in symbols if one equation tells all. n steps lie between a drive and what it causes.
+    """
+    stages = Stages()
+    default_pipeline([stages]).run(compiled.captured.graph, Context({"T": 64}, frozenset(), "chunked"))
+    lines = {r.name: tuple(_lines(r.name, stages.graphs, compiled)) for r in report.recurrences if r.kind == "lti"}
+    return replace(report, recurrences=[replace(r, closed=lines.get(r.name, ())) for r in report.recurrences])
+
+
+def _lines(recurrence: str, stages: Mapping[str, Graph], compiled: Compiled) -> Iterator[str]:
+    graph = stages["choose-form"]
+    found = next((r for r in graph.recurrences if r.name == recurrence), None)
+    system = system_of(graph, found) if found is not None and found.semiring == "sum-product" else None
+    matrices = _matrices(stages["lower"], recurrence, compiled) if isinstance(system, System) else None
+    if isinstance(system, System) and matrices is not None:
+        outputs, drives = _entries(graph, system.outputs), _entries(graph, system.drives)
+        groups = len(matrices[0])
+        if len(outputs) * len(drives) * groups <= RESPONSES and len(matrices[0][0]) <= ORDER:
+            for group in range(groups):
+                a, g, c, d = (sympy.Matrix([[rational(x) for x in row] for row in m[group]]) for m in matrices)
+                response = impulse_response(a, g, c, d)
+                assert response is not None, "numbers have poles"
+                where = f" in group {group}" if groups > 1 else ""
+                for (i, y), (j, u) in ((o, w) for o in enumerate(outputs) for w in enumerate(drives)):
+                    yield f"{y} answers {u}{where}: {rounded(response[i, j])}"
+            return
+    if found is None or any(s not in compiled.captured.graph.by_name() for s in found.states):
+        return
+    for drive, expression in list(_symbolic(compiled, recurrence).impulse.items())[:RESPONSES]:
+        yield f"{found.states[0]} answers {drive}: {expression}"
+
+
+def _entries(graph: Graph, vectors: list[Vector]) -> list[str]:
+    """Names of the entries of a vector; steps of an input go by its name."""
+    found, writer = [], _Writer(graph, (), False)
+    for v in vectors:
+        op = graph.op(v.use.name)
+        name = str(writer.step(op).func) if op.kind == "signal" else v.use.name
+        width = product(v.sizes(MIXED))
+        assert isinstance(width, int)
+        found += [name] if width == 1 else [f"{name}[{i}]" for i in range(width)]
+    return found
+
+
+def _matrices(graph: Graph, recurrence: str, compiled: Compiled) -> list[Any] | None:
+    """A, G, C, D as arrays; None unless they are finite, real and made of what the program holds itself."""
+    op = next((o for o in graph.ops if o.kind == "lti_chunked" and o.result.startswith(f"{recurrence}.")), None)
+    if op is None or (isinstance(op.type, Type) and op.type.dtype[0] == "c"):
+        return None
+    parts, edges = [u for u in op.args[1:5] if isinstance(u, Use)], graph.edges()
+    called = {i.name for i in graph.inputs if i.role == "input"}
+    sources = {a for u in parts for a in (nx.ancestors(edges, u.name) if u.name in edges else ())}
+    shapes = [graph.op(u.name).type for u in parts if u.name in graph.by_name()]
+    small = all(isinstance(d, int) and d <= ORDER for t in shapes for d in (t.shape if isinstance(t, Type) else ()))
+    if not small or called & (sources | {u.name for u in parts}):
+        return None
+    # what the call gives is not read: numbers stand in for it
+    given = [
+        torch.zeros([d if isinstance(d, int) else 2 for d in i.type.shape]) for i in graph.inputs if i.role == "input"
+    ]
+    with torch.no_grad():
+        alone = DeadCode().run(replace(graph, outputs=tuple(parts), effects=(), recurrences=()), Context())
+        values = Form.of(alone, ())(*given, *(get() for get in compiled.getters))
+    return (
+        [v.detach().to(torch.promote_types(v.dtype, torch.float32)).numpy() for v in values]
+        if all(bool(torch.isfinite(v).all()) for v in values)
+        else None
+    )
 
 
 class _Writer:
@@ -161,20 +255,19 @@ def _closed(equation: sympy.Eq, state: Any) -> tuple[dict[str, sympy.Expr], dict
             back[lag] = back.get(lag, 0) + factor
         else:
             drives[str(f.func)] = drives.get(str(f.func), 0) + factor
-    commutes = all(a.is_commutative for a in back.values())
-    if not back or max(back) > 2 or (max(back) == 2 and not commutes):
+    commutes = all(a.is_commutative for a in (*back.values(), *drives.values()))
+    if not back or (max(back) > 1 and not commutes):
         return {}, {}
     polynomial = 1 - sum(a * z**-k for k, a in back.items())
     transfer = {u: polynomial**-1 * b for u, b in drives.items()}
-    first, second = back.get(1, sympy.Integer(0)), back.get(2, sympy.Integer(0))
-    if second == 0:
-        return transfer, {u: first**n * b for u, b in drives.items()}
-    # poles p, q of z^2 - a_1 z - a_2: the response is (p^(n+1) - q^(n+1)) / (p - q)
-    root = sympy.sqrt(first**2 + 4 * second)
-    if root == 0:
-        return transfer, {u: (n + 1) * (first / 2) ** n * b for u, b in drives.items()}
-    p, q = (first + root) / 2, (first - root) / 2
-    return transfer, {u: b * (p ** (n + 1) - q ** (n + 1)) / root for u, b in drives.items()}
+    if not commutes:
+        return transfer, {u: back[1] ** n * b for u, b in drives.items()}
+    order = max(back)
+    row = [back.get(k, sympy.Integer(0)) for k in range(1, order + 1)]
+    companion = sympy.Matrix([row, *sympy.eye(order)[: order - 1, :].tolist()])
+    unit = sympy.Matrix([1, *[0] * (order - 1)])
+    response = impulse_response(companion, unit, sympy.Matrix([row]), sympy.Matrix([[1]]))
+    return transfer, {} if response is None else {u: b * response[0, 0] for u, b in drives.items()}
 
 
 def _factor(term: Any, f: Any) -> Any | None:

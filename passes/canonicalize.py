@@ -1,7 +1,8 @@
 """Canonicalize: one way to write one thing.
 
 `alias`, `contiguous` and `clone` of a value that nothing returns are that value; a tensor of one number, or of another
-tensor's shape, does not read that tensor. Costs one walk over the graph.
+tensor's shape, does not read that tensor; the two sides of a linear system have the same number of axes. Costs one walk
+over the graph.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Canonicalize(Pass):
         returned = graph.roots()
         same: dict[str, Use] = {}
         kept: list[Op] = []
+        made = graph.by_name()
         for op in graph.ops:
-            target = op.args[0] if op.kind in _COPIES or _is_idle(op) else None
+            target = op.args[0] if op.kind in _COPIES or _is_idle(op) else _round_trip(op, made, graph)
             fixed = op.kind == "clone" and op.result in returned
             if (
                 isinstance(target, Use)
@@ -43,6 +45,7 @@ class Canonicalize(Pass):
         by_name = graph.by_name()
         plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
+        filled = [new for op in filled for new in (_level(op, graph) if context.allows(op.result) else [op])]
         if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")
@@ -50,6 +53,27 @@ class Canonicalize(Pass):
 
 
 _COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh"})
+
+
+_VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten"})
+
+
+def _round_trip(op: Op, made: Mapping[str, Op], graph: Graph) -> Use | None:
+    """What a view of views has the shape of: a value folded and unfolded again."""
+    source, inner = op, op.args[0] if op.args else None
+    while (
+        source.kind in (_VIEWS if source is op else _VIEWS | _COPIES)
+        and isinstance(inner, Use)
+        and inner.delay == 0
+        and not source.init
+    ):
+        if inner.name not in made or made[inner.name].time != op.time:
+            return None
+        if source is not op and made[inner.name].type == op.type:
+            return inner
+        source = made[inner.name]
+        inner = source.args[0] if source.args else None
+    return None
 
 
 _FILLS: dict[str, Arg] = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
@@ -84,6 +108,22 @@ def _by_shape(op: Op) -> Op:
     if op.kind not in _BY_SHAPE or not isinstance(op.type, Type):
         return op
     return replace(op, kind=_BY_SHAPE[op.kind], args=(op.args[0], op.type.shape))
+
+
+def _level(op: Op, graph: Graph) -> list[Op]:
+    """A X = B with as many axes in A as in B: under vmap torch takes B for vectors if A has fewer."""
+    if op.kind != "linalg_solve" or not all(isinstance(a, Use) for a in op.args[:2]):
+        return [op]
+    types = {i.name: i.type for i in graph.inputs} | {o.result: o.type for o in graph.ops}
+    matrix, right = (types[a.name] for a in op.args[:2] if isinstance(a, Use))
+    if not isinstance(matrix, Type) or not isinstance(right, Type) or len(matrix.shape) >= len(right.shape):
+        return [op]
+    shape = ((1,) * (len(right.shape) - len(matrix.shape)) + matrix.shape,)
+    name, type_ = f"{op.result}.matrix", replace(matrix, shape=shape[0])
+    (source,) = (a for a in op.args[:1] if isinstance(a, Use))
+    time = next((o.time for o in graph.ops if o.result == source.name), None)
+    wide = Op(name, "reshape", (source, *shape), (), type_, time, (), op.source)
+    return [wide, replace(op, args=(Use(name), *op.args[1:]))]
 
 
 def _is_idle(op: Op) -> bool:

@@ -1,29 +1,32 @@
 """Choose form: the cheapest form of each proven recurrence, by a cost model that can be printed.
 
-The model (linrec/linear/cost.py) is static: the same program at the same sizes gets the same form on every
-machine and in every run. `forms` overrides it. A proven recurrence is never left sequential because a call
-is short: the loop is no candidate, its cost says from which length the form pays.
+The model (linrec/linear/cost.py) is static: the same program at the same sizes gets the same form in every run, and on
+every machine with the same constants. `forms` overrides it. A proven recurrence is never left sequential because a
+call is short: the loop is chosen only where it is the cheapest at every length, and the report then says that this is
+a matter of cost. Else the cost of a form says from which length it pays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import networkx as nx
 
 from linrec.ir import Graph, Recurrence, Type, Use
 from linrec.linear.affine import Refusal
-from linrec.linear.cost import estimates, matrix_estimates, scan_estimates
+from linrec.linear.analysis import analysed
+from linrec.linear.cost import Estimate, Response, estimates, is_loop_best, matrix_estimates, scan_estimates
 from linrec.linear.rank_one import RankOne, rank_one_of
-from linrec.linear.system import GROUP, System, product, system_of
-from linrec.linear.varying import Layout, layout_of
+from linrec.linear.semirings import SEMIRINGS
+from linrec.linear.system import BATCH, GROUP, System, product, system_of
+from linrec.linear.varying import Layout, layout_of, touched
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, evaluate, names_of
 
 _RESPONSES = ("final", "convolution", "chunked")  # forms made of the matrices of a system
-WIDEST = 128  # a scan of wider matrices never pays on a CPU: n^3 work a step against n^2 in the loop
+Model = Callable[[Mapping[str, int]], list[Estimate]]
 
 
 @dataclass(frozen=True)
@@ -60,38 +63,66 @@ class ChooseForm(Pass):
             # the form asked for may apply once every size is known: the program is compiled again for those of the call
             return replace(recurrence, form="sequential", code="LR2002", reason=system.reason)
         if not isinstance(system, System) or wanted in ("scan", "associative"):
-            return self._varying(graph, recurrence, context)
-        final = is_final(graph, recurrence)
-        context.sizes[recurrence.name] = sizes = sizes_of(system, context)
-        scans = system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout)
-        found = estimates(
-            sizes, constant=is_frozen(system, context.frozen), final=final, diagonal=scans, machine=context.machine
-        )
+            return self._varying(graph, recurrence, wanted, context)
+        final, sizes = is_final(graph, recurrence), sizes_of(system, context)
+        options: dict[str, Any] = {
+            "response": response_of(system, recurrence, context.frozen),
+            "final": final,
+            "diagonal": system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout),
+            "dtype": system.dtype,
+            "machine": context.machine,
+        }
+        return self._cheapest(recurrence, wanted, sizes, lambda at: estimates(at, **options), context)
+
+    def _cheapest(
+        self, recurrence: Recurrence, wanted: str, sizes: Mapping[str, int], estimate: Model, context: Context
+    ) -> Recurrence:
+        """The form asked for if it applies, else the cheapest; the loop where that is so at every length."""
+        found = estimate(sizes)
         context.costs[recurrence.name] = found
         names = [e.form for e in found if e.form != "sequential"]
-        if wanted != "auto" and wanted not in names:
-            context.remark("missed", recurrence.name, f"form '{wanted}' does not apply; one of {', '.join(names)} does")
-        form = wanted if wanted in names else names[0]
+        if wanted in names:
+            form = wanted
+        elif wanted == "auto" and is_loop_best(estimate, sizes):
+            return self._by_cost(recurrence, found, sizes["T"], context)
+        else:
+            form = names[0]
+            if wanted != "auto":
+                told = f"form '{wanted}' does not apply; one of {', '.join(names)} does"
+                context.remark("missed", recurrence.name, told)
         context.remark("passed", recurrence.name, form)
         return replace(recurrence, form=form)
 
+    def _by_cost(self, recurrence: Recurrence, found: Sequence[Estimate], steps: int, context: Context) -> Recurrence:
+        loop, best = found[0], found[1]
+        reason = (
+            f"linear ({recurrence.structure}), left a loop by cost: at these sizes {best.form} would take "
+            f"{1e6 * best.seconds / steps:.2g} us a step, the loop {1e6 * loop.seconds / steps:.2g} us"
+        )
+        context.remark("missed", recurrence.name, reason)
+        return replace(
+            recurrence, form="sequential", code="LR2003", reason=reason,
+            help=f'nothing is wrong; forms="{best.form}" asks for that form all the same',
+        )  # fmt: skip
+
     def _matrix(self, graph: Graph, recurrence: Recurrence, found: RankOne, context: Context) -> Recurrence:
-        lengths = {**dict.fromkeys(graph.sizes(), 64), **context.lengths}
-        shape, trip = found.type.shape, graph.time(recurrence.time).trip
+        shape = found.type.shape
         sizes = {
-            "E": evaluate(product([shape[i] for i in found.passing]), lengths),
-            "T": max(evaluate(trip, lengths), 1),
-            "k": evaluate(shape[found.key], lengths),
-            "v": evaluate(product([shape[i] for i in found.values]), lengths),
+            "E": _value(product([shape[i] for i in found.passing]), context),
+            "T": _value(graph.time(recurrence.time).trip, context),
+            "k": _value(shape[found.key], context),
+            "v": _value(product([shape[i] for i in found.values]), context),
             "r": len(found.updates),
             "m": len(recurrence.members),
         }
-        context.costs[recurrence.name] = matrix_estimates(sizes, found.form, machine=context.machine)
+        context.costs[recurrence.name] = matrix_estimates(
+            sizes, found.form, dtype=found.type.dtype, machine=context.machine
+        )
         reads = ", ".join(f"%{r.out}" for r in found.reads)
         context.remark("passed", recurrence.name, f"{found.form}: read as {reads}; %{found.state} is not stored")
         return replace(recurrence, form=found.form)
 
-    def _varying(self, graph: Graph, recurrence: Recurrence, context: Context) -> Recurrence:
+    def _varying(self, graph: Graph, recurrence: Recurrence, wanted: str, context: Context) -> Recurrence:
         layout = layout_of(graph, recurrence)
         if isinstance(layout, Refusal):
             context.remark("missed", recurrence.name, f"no parallel form: {layout.reason}")
@@ -99,34 +130,28 @@ class ChooseForm(Pass):
                 recurrence, form="sequential", code="LR2002",
                 reason=f"linear ({recurrence.structure}), but linrec has no parallel form for it yet: {layout.reason}",
             )  # fmt: skip
-        n = layout.width
-        assert isinstance(n, int)
-        if n > WIDEST:
-            context.remark("missed", recurrence.name, f"products of {n} x {n} matrices cost more than the loop")
-            return replace(
-                recurrence, form="sequential", code="LR2003",
-                reason=f"linear ({recurrence.structure}), but a scan would multiply {n} x {n} matrices at every step, which costs more than the loop",
-                help="give the transition a structure: diagonal, or constant over time",
-            )  # fmt: skip
-        form = "scan" if n == 1 else "associative"
-        first = graph.op(recurrence.states[0]).type
-        assert isinstance(first, Type)
-        passing = product([first.shape[i] for i in layout.passing])
-        named = {
-            name: context.lengths.get(name, 64)
-            for d in (passing, graph.time(recurrence.time).trip)
-            for name in names_of(d)
-        }
-        trip = graph.time(recurrence.time).trip
+        first, analysis = graph.op(recurrence.states[0]).type, analysed(graph, recurrence)
+        assert isinstance(first, Type) and isinstance(layout.width, int)
+        differing = touched(layout, recurrence, analysis)
+        factors = {f for s in recurrence.states for term in analysis.forms[s].terms for f in term.factors}
+        read = [product([analysis.labels.size[x] for x in f.labels]) for f in factors if analysis.varies(f.value)]
         sizes = {
-            "E": evaluate(passing, named),
-            "T": max(evaluate(trip, named), 1),
-            "n": n,
+            "E": _value(product([first.shape[i] for i in layout.passing]), context),
+            "T": _value(graph.time(recurrence.time).trip, context),
+            "n": layout.width,
+            "L": _value(product([first.shape[i] for i in differing]), context),
+            "F": sum(_value(dim, context) for dim in read),
             "m": len(recurrence.members),
         }
-        context.costs[recurrence.name] = scan_estimates(sizes, form, machine=context.machine)
-        context.remark("passed", recurrence.name, form)
-        return replace(recurrence, form=form)
+        ring, dtype, machine = SEMIRINGS[recurrence.semiring].is_ring, first.dtype, context.machine
+        return self._cheapest(
+            recurrence, wanted, sizes, lambda at: scan_estimates(at, ring=ring, dtype=dtype, machine=machine), context
+        )
+
+
+def _value(dim: Dim, context: Context) -> int:
+    """A size at the lengths of the call; lengths that it does not tell count as 64."""
+    return max(evaluate(dim, {n: context.lengths.get(n, 64) for n in names_of(dim)}), 1)
 
 
 def _reads_vary(found: RankOne) -> bool:
@@ -159,19 +184,23 @@ def is_frozen(system: System, frozen: frozenset[str], rows: Collection[str] | No
     return sources <= frozen
 
 
+def response_of(system: System, recurrence: Recurrence, frozen: frozenset[str]) -> Response:
+    """What of the impulse response is kept from call to call."""
+    if is_frozen(system, frozen):
+        return "kept"
+    return "read" if is_frozen(system, frozen, recurrence.states) else "built"
+
+
 def sizes_of(system: System, context: Context) -> dict[str, int]:
     """The sizes that the cost model asks for, at the lengths of the call."""
 
-    def value(dim: Dim) -> int:
-        return max(evaluate(dim, {n: context.lengths.get(n, 64) for n in names_of(dim)}), 1)
-
     state = system.states[0]
     return {
-        "B": value(product([d for d, part in zip(state.type.shape, state.parts, strict=True) if part == "batch"])),
-        "T": value(system.time.trip),
-        "g": value(product(state.sizes(GROUP))),
-        "n": value(system.width(system.states)),
-        "p": value(system.width(system.drives)),
-        "q": value(system.width(system.outputs)),
+        "B": _value(product(state.sizes(BATCH)), context),
+        "T": _value(system.time.trip, context),
+        "g": _value(product(state.sizes(GROUP)), context),
+        "n": _value(system.width(system.states), context),
+        "p": _value(system.width(system.drives), context),
+        "q": _value(system.width(system.outputs), context),
         "m": len(system.recurrence.members),
     }

@@ -19,7 +19,7 @@ from linrec.linear.system import System, system_of
 from linrec.linear.tropical import lower_tropical
 from linrec.linear.varying import lower_varying
 from linrec.manager import Context, Pass
-from linrec.passes.choose_form import is_frozen
+from linrec.passes.choose_form import response_of
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Lower(Pass):
                 system = system_of(graph, recurrence)
                 assert isinstance(system, System), "a form was chosen for a recurrence without a system"
                 # states' responses that are kept between calls: a learned readout is then one product with them
-                known = is_frozen(system, context.frozen, recurrence.states)
-                learned = not is_frozen(system, context.frozen)
-                graph = lower_invariant(graph, system, recurrence, keep_states=known and learned)
+                kept = response_of(system, recurrence, context.frozen) == "read"
+                graph = lower_invariant(graph, system, recurrence, keep_states=kept)
             context.remark("passed", recurrence.name, f"lowered to {recurrence.form}")
         return graph

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from seeded.bugs import BUGS
 from seeded.programs import PROGRAMS
 
+from linrec import reproducer as files
 from linrec.cli import main
-from linrec.debug import reproducer as files
 from linrec.debug.hooks import Injected
 from linrec.manager import watching
 from linrec.text import parse, show

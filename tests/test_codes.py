@@ -137,19 +137,17 @@ def codes_of(code: str, block: str, file: Path) -> Iterator[str]:
     yield from heard
 
 
-# codes that no program known to us gets: the check behind them is not reached
-UNMET = {"LR0502": "a scan inside of a loop over time is unrolled or held to its length instead of refused"}
-
-
 def sampled() -> list[Any]:
     """Every code in `make test-all`, every third in `make test`; texts of graphs always, they take no time."""
-    unmet = [pytest.param(c, marks=pytest.mark.xfail(reason=why, strict=True)) for c, why in UNMET.items()]
-    return unmet + [c if c >= "LR6" or (i % 3 == 0 and c != "LR0407") else pytest.param(c, marks=pytest.mark.slow)
-            for i, c in enumerate(CODES) if c not in UNMET]  # fmt: skip
+    return [c if c >= "LR6" or (i % 3 == 0 and c != "LR0407") else pytest.param(c, marks=pytest.mark.slow)
+            for i, c in enumerate(CODES)]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", sampled())
-def test_the_program_gets_the_code_and_the_edit_cures_it(code: str, tmp_path: Path) -> None:
+def test_the_program_gets_the_code_and_the_edit_cures_it(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # LR5001 leaves a reproducer
     programs, cures = program_and_cure(code)
     assert programs and cures, f"{code} needs a program and a cure"
     got = {c for block in programs for c in codes_of(code, block, tmp_path / "net.py")}

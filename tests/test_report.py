@@ -170,4 +170,4 @@ def test_codes_show_a_program_and_a_cure(code: str) -> None:
     assert "\n" not in found.title and found.title[0].islower() and not found.title.endswith(".")
     assert "Cure: " in found.text or code == "LR6001"
     assert "\n    " in found.text or found.text.startswith("    ")  # code stands indented
-    assert max(map(len, found.text.splitlines())) <= 120
+    assert max(map(len, found.text.splitlines())) <= 110

@@ -1,6 +1,6 @@
-"""Forty seeded compiler bugs (tests/seeded/bugs.py): verify finds them, bisect names the pass, reduce shrinks them.
+"""Two lists of forty seeded compiler bugs (tests/seeded): verify finds them, bisect names the pass, reduce shrinks them.
 
-Most of `make test` sees every fourth of them; `make test-all` all, with the bars of the whole.
+`make test` sees every fourth of them; `make test-all` all, with the bars of the whole for each list.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from seeded.bugs import BUGS, Bug
+from seeded.bugs import BUGS
+from seeded.other_programs import OTHER_PROGRAMS
+from seeded.others import OTHERS
 from seeded.programs import PROGRAMS
+from seeded.seeding import Bug
 
 from linrec.debug import bisect, reduce, validate
 from linrec.debug.hooks import Injected
@@ -18,6 +21,8 @@ from linrec.manager import Context
 from linrec.text import parse, show
 
 SMALL = 12  # ops
+FORMS = ["auto", "convolution", "chunked"]
+ALL_PROGRAMS = PROGRAMS | OTHER_PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Found:
 
 
 def program(bug: Bug) -> Graph:
-    return parse(PROGRAMS[bug.program], f"{bug.program}.lir")
+    return parse(ALL_PROGRAMS[bug.program], f"{bug.program}.lir")
 
 
 def investigate(bug: Bug) -> Found:
@@ -49,13 +54,24 @@ def investigate(bug: Bug) -> Found:
     )
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("form", ["auto", "convolution", "chunked"])
 def test_the_programs_are_right_without_a_bug(name: str, form: str) -> None:
     assert validate(parse(PROGRAMS[name]), context=Context(forms=form)) is None
 
 
-@pytest.mark.parametrize("bug", BUGS[::4], ids=lambda b: b.name)
+@pytest.mark.parametrize(("name", "form"), sorted({(bug.program, bug.forms) for bug in OTHERS}))
+def test_the_other_programs_are_right_without_a_bug(name: str, form: str) -> None:
+    assert validate(parse(OTHER_PROGRAMS[name]), context=Context(forms=form)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_PROGRAMS)
+def test_the_other_programs_are_right_in_every_form(name: str) -> None:
+    assert [validate(parse(OTHER_PROGRAMS[name]), context=Context(forms=form)) for form in FORMS] == [None] * len(FORMS)
+
+
+@pytest.mark.parametrize("bug", [pytest.param(b, id=b.name) for b in (*BUGS[::4], *OTHERS[::4])])
 def test_a_sample_is_found_named_and_reduced(bug: Bug) -> None:
     found = investigate(bug)
     assert found.verified and found.named and found.same
@@ -63,8 +79,9 @@ def test_a_sample_is_found_named_and_reduced(bug: Bug) -> None:
 
 
 @pytest.mark.slow
-def test_all_are_found_named_and_reduced() -> None:
-    found = {bug.name: investigate(bug) for bug in BUGS}
+@pytest.mark.parametrize("bugs", [BUGS, OTHERS], ids=["bugs", "others"])
+def test_all_are_found_named_and_reduced(bugs: list[Bug]) -> None:
+    found = {bug.name: investigate(bug) for bug in bugs}
     assert len(found) == 40
     told = "\n".join(f"{name}: {f}" for name, f in found.items() if not (f.verified and f.named and f.same))
     assert sum(f.verified for f in found.values()) >= 38, told

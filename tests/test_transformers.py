@@ -81,9 +81,6 @@ def _mamba(kind: str, **more: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "FalconMamba"])
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="the containers of globals are read with their own __getitem__"
-)
 def test_selective_scan(kind: str) -> None:
     """One layer's mixer: a gated diagonal recurrence."""
     mixer: Any = _mamba(kind).get_submodule("layers.0.mixer")
@@ -91,9 +88,6 @@ def test_selective_scan(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "FalconMamba"])
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="the containers of globals are read with their own __getitem__"
-)
 def test_whole_models(kind: str) -> None:
     assert _linear(_same_at_all_lengths(_mamba(kind), _tokens)) == 2 * [("ltv", "sum-product")]
 

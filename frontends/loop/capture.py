@@ -7,6 +7,7 @@ length of the call, unless the program must be held to that length.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,19 +17,25 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec.errors import CaptureError
+from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.counters import Unreadable, unreadable
-from linrec.frontends.loop.declared import declared
+from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
-from linrec.frontends.loop.reroll import find_repeats, over_time, reroll
+from linrec.frontends.loop.probe import Probe
+from linrec.frontends.loop.repeats import find_repeats, over_time
+from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
+from linrec.linear.rules.refused import REFUSED
 
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
+APART = 5  # what is added in a trial run, which needs no more than to be another number
+_READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
+_FEWER = 2  # how many first axes of the batch's size may be of something else
 ATTEMPT_OPERATORS = 2_000  # a trial along a wrong axis is cut off here
 FEW_OPERATORS = 300  # after this many the next axis is tried first
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
@@ -44,6 +51,8 @@ class Capture:
 
     The graph's effects are written back after each run: attributes by path (those in `assigned` are assigned,
     other tensors written to), arguments as "argument:0".
+    `guards` are tensors by path that the program took numbers out of, with what they held: it is another program
+    where they hold something else.
     `held` says why the program holds for the traced sizes only; None if it holds for every length.
     """
 
@@ -52,6 +61,7 @@ class Capture:
     constants: dict[str, Tensor]
     seconds: float
     assigned: frozenset[str]
+    guards: tuple[tuple[str, Tensor], ...] = ()
     held: Unreadable | CaptureError | None = None
 
 
@@ -81,11 +91,13 @@ def capture(
         except CaptureError as error:
             held = error
     if found is None or held is not None:
-        graph, trace, flat = tracer.own_length()
+        graph, trace, flat = tracer.own_length(found is not None)
         held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
-    return Capture(graph, trace.spec, constants, time.perf_counter() - started, frozenset(trace.effect_paths), held)
+    guards = tracer.guards(flat)
+    seconds = time.perf_counter() - started
+    return Capture(graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held)
 
 
 @dataclass
@@ -98,7 +110,11 @@ class _Tracer:
     name: str
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
-    cut: dict[tuple[tuple[int, ...], ...], int] = field(default_factory=dict)  # after how many operators, if cut off
+    read: list[Tensor] = field(default_factory=list)
+    probe: Probe = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.probe = Probe(self.function, self.environment, self.args, self.kwargs)
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -115,7 +131,9 @@ class _Tracer:
         return names
 
     def trace(self, shapes: Shapes, limit: int) -> Trace:
-        trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        with trial():
+            trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+        self.read += trace.read
         if trace.drawn:
             raise CaptureError(
                 "LR0404", "the program draws random numbers from Python or numpy",
@@ -129,6 +147,22 @@ class _Tracer:
             )  # fmt: skip
         return trace
 
+    def guards(self, flat: Flat) -> tuple[tuple[str, Tensor], ...]:
+        """The tensors that numbers were taken out of. Raises CaptureError where a later call could not look at them."""
+        paths = {id(get()): path for path, get in reversed(self.environment.tensors.items())}
+        written = {i.path for i in flat.inputs if i.name in flat.mutated}
+        found: dict[str, Tensor] = {}
+        for tensor in self.read:
+            path = paths.get(id(tensor))
+            if path is None or path in written or tensor.numel() > _READ_MOST:
+                raise CaptureError(
+                    "LR0302", f"the program takes numbers out of the tensor `{path}`, which it changes or which is large"
+                    if path else "the program takes a number out of a tensor that no argument, attribute or name holds",
+                    help="stay in tensors: a tensor of one number multiplies and adds as a number does",
+                )  # fmt: skip
+            found[path] = tensor.detach().clone()
+        return tuple(found.items())
+
     def resized(self, axes: Iterable[Axis], length: int, base: Shapes | None = None) -> Shapes:
         """The call's shapes with `axes` set to `length`, keeping differences: T+1 stays T+1."""
         shapes = [list(s) for s in (self.shapes if base is None else base)]
@@ -141,9 +175,8 @@ class _Tracer:
     def attempt(self, shapes: Shapes, limit: int = ATTEMPT_OPERATORS) -> Trace | None:
         """A trace, or None where the program cannot run at these sizes in `limit` operators; remembered by sizes."""
         key = tuple(shapes)
-        if key not in self.tried or (self.tried[key] is None and limit > self.cut.get(key, limit)):
-            self.cut.pop(key, None)
-            self.tried[key] = self.attempted(shapes, min(limit, ATTEMPT_OPERATORS))
+        if key not in self.tried:
+            self.tried[key] = self.attempted(shapes, limit)
         return self.tried[key]
 
     def attempted(self, shapes: Shapes, limit: int) -> Trace | None:
@@ -152,12 +185,10 @@ class _Tracer:
         level, log.disabled = log.disabled, True
         try:
             return self.trace(shapes, limit)
+        except ProgramError:
+            return None
         except CaptureError as error:
             if error.code != "LR0407":
-                raise
-            self.cut[tuple(shapes)] = limit
-        except Exception as error:
-            if isinstance(error, MemoryError):
                 raise
         finally:
             log.disabled = level
@@ -169,13 +200,13 @@ class _Tracer:
         # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
         for limit in (FEW_OPERATORS, ATTEMPT_OPERATORS):
             for axes in candidates:
-                short = self.attempt(self.resized(axes, self.steps[0]), limit)
-                longer = short and self.attempt(self.resized(axes, self.steps[1]), limit)
+                short = self.probe.work(self.resized(axes, self.steps[0]), limit)
+                longer = short and self.probe.work(self.resized(axes, self.steps[1]), limit)
                 if short is None or longer is None:
                     continue
                 if longer.declared > short.declared:
                     return axes
-                if grown is None and len(longer.graph.nodes) > len(short.graph.nodes):
+                if grown is None and longer.calls > short.calls:
                     grown = axes
                 if grown is not None and not short.declared:
                     return grown
@@ -202,11 +233,7 @@ class _Tracer:
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""
-        groups: Groups = {}
-        for (where, _), group in self.other_sizes(axes):
-            names = ("B", "B2", "B3", "B4") if where == 0 else ("N", "N2", "N3", "N4")
-            groups.update({n: group for n in [n for n in names if n not in groups][:1]})
-        for free, growing in self.choices(axes, groups):
+        for free, growing in self.choices(axes):
             try:
                 return self.generalized(axes, free, growing)
             except CaptureError:
@@ -214,52 +241,75 @@ class _Tracer:
                     raise
         raise AssertionError("the last choice leaves no size free")
 
-    def other_sizes(self, axes: list[Axis]) -> list[tuple[tuple[int, int], list[Axis]]]:
-        """Sizes that may vary from call to call, those of leading axes first: (0 if leading, size) -> axes."""
-        groups: dict[tuple[int, int], list[Axis]] = {}
-        for i, s in enumerate(self.shapes):
-            for d, length in enumerate(s):
-                if length > 1 and (i, d) not in axes:
-                    groups.setdefault((min(d, 1), length), []).append((i, d))
-        return sorted(groups.items())
-
-    def choices(self, axes: list[Axis], groups: Groups) -> Iterator[tuple[Groups, Groups]]:
+    def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
 
-        All free; the batch of time-first programs; what sizes show one by one; none.
+        What trial runs show; then batch sizes alone; none.
         """
-        if groups:
-            yield groups, {}
-            batch = self.batch_beside_time(axes)
-            if batch:
-                yield {"B": batch}, {}
-            base = self.resized(axes, self.steps[0])
-            normal = self.attempt(base)
-            free: Groups = {}
-            growing: Groups = {}
-            for name, group in groups.items() if normal is not None else ():
-                assert normal is not None
-                count = len(normal.graph.nodes)
-                trial = self.attempt(self.varied({name: group}, base), 2 * count + 100)
-                if trial is not None and normal is not None and trial.work == normal.work:
-                    free[name] = group
-                elif len(growing) < len(OTHER_STEPS):
-                    # more operators along another axis: a second loop, over a length of its own
-                    few, more = (self.attempt(self.resized(group, n, base)) for n in OTHER_STEPS[len(growing)][:2])
-                    if few is not None and more is not None and len(more.graph.nodes) > len(few.graph.nodes):
-                        growing[name] = group
-            if growing:
-                yield free, growing
-            if free and free != groups:
-                yield free, {}
-        yield {}, {}
+        free, growing = self.other_sizes(axes)
+        leading = {name: group for name, group in free.items() if name.startswith("B")}
+        tried: list[tuple[Groups, Groups]] = []
+        for choice in ((free, growing), (leading, growing), ({}, growing), (leading, {}), ({}, {})):
+            if choice not in tried:
+                tried.append(choice)
+                yield choice
 
-    def batch_beside_time(self, axes: list[Axis]) -> list[Axis]:
-        """The batch where time is first: axis 1 of (T, B, ...) and axis 0 of (B, ...), a state before the first step."""
-        first = {i for i, d in axes if d == 0 and len(self.shapes[i]) > 2}
-        sizes = {self.shapes[i][1] for i in first}
-        lead = [(i, 0) for i, s in enumerate(self.shapes) if i not in first and len(s) > 1 and {s[0]} == sizes]
-        return [*((i, 1) for i in sorted(first)), *lead] if len(sizes) == 1 and lead and sizes != {1} else []
+    def other_sizes(self, axes: list[Axis]) -> tuple[Groups, Groups]:
+        """The sizes that may vary from call to call, and those along which further loops run, as trial runs show."""
+        base = self.resized(axes, self.steps[0])
+        normal = self.probe.work(base, ATTEMPT_OPERATORS)
+        free: Groups = {}
+        growing: Groups = {}
+        if normal is None:
+            return free, growing
+        settled: set[Axis] = set()
+        names = {True: iter(("B", "B2", "B3", "B4")), False: iter(("N", "N2", "N3", "N4"))}
+        for is_batch, group in self.tied(axes):
+            if not group or settled.intersection(group):
+                continue
+            size = self.shapes[group[0][0]][group[0][1]]
+            other = self.probe.work(self.resized(group, size + APART, base), 4 * normal.calls + 100)
+            if other == normal:
+                name = next(names[is_batch], None)
+                if name is not None:
+                    free[name] = group
+                settled.update(group)
+            elif len(growing) < len(OTHER_STEPS):
+                # more operators along another axis: a second loop, over a length of its own
+                few, more = (
+                    self.probe.work(self.resized(group, n, base), ATTEMPT_OPERATORS)
+                    for n in OTHER_STEPS[len(growing)][:2]
+                )
+                if few is not None and more is not None and more.calls > few.calls:
+                    growing[f"S{len(growing) + 1}"] = group
+                    settled.update(group)
+        # those of a batch first, as many as can be told apart
+        kept = sorted(free, key=lambda name: not name.startswith("B"))[: len(FREE)]
+        return {name: free[name] for name in kept}, growing
+
+    def tied(self, axes: list[Axis]) -> Iterator[tuple[bool, list[Axis]]]:
+        """Sets of axes that may vary together: True for those of a batch, the first axes beside time.
+
+        Vectors and last axes of what has no time are sizes of the model, as a rule: they stay.
+        """
+        rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
+        timed = {i for i, _ in axes}
+        first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
+        rest -= {(i, d) for i, d in rest if i not in timed and d == len(self.shapes[i]) - 1}
+        for size in sorted({self.shapes[i][d] for i, d in rest}):
+            same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
+            lead = [(i, d) for i, d in same if first[i] == d]
+            others = [(i, d) for i, d in lead if i not in timed]
+            for fewer in range(min(len(others), _FEWER) + 1):  # all of them, all but one, ...
+                for out in itertools.combinations(others, fewer):
+                    yield True, [a for a in lead if a not in out]
+            yield True, [a for a in lead if a not in others]
+            inner = [a for a in same if a not in lead]
+            yield False, inner
+            for d in sorted({d for _, d in inner}):
+                yield False, [a for a in inner if a[1] == d]
+            for a in same:
+                yield a in lead, [a]
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
@@ -291,13 +341,16 @@ class _Tracer:
             lengths.append(at)
             counts.append({n - min(more): steps + n - min(more) for n in more} | {name: at[name] for name in growing})
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
+        if len({len(spans(flat.ops)) for flat in flats}) > 1:
+            raise nested(flats[-1].ops)
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, over_time(flats, counts), strict=True)
         ]
-        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces])
+        places = set().union(*(flat.read for flat in flats))
+        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
 
-    def own_length(self) -> tuple[Graph, Trace, Flat]:
+    def own_length(self, has_loop: bool) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time."""
         trace = self.trace(self.shapes, OWN_LENGTH_OPERATORS)
         flat = _flat(trace, self.environment, self.argument_names())
@@ -310,13 +363,23 @@ class _Tracer:
         for parts in range(2, 9):
             if not repeats:
                 repeats = find_repeats(flat, sorted({-(-n // parts) for n in lengths if n >= 4 * parts}, reverse=True))
-        return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        try:
+            return reroll(flat, repeats, tables=True, name=self.name), trace, flat
+        except CaptureError as error:
+            raise (None if has_loop else _layer(flat)) or error from None
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:
     flat = flatten(trace, environment, names)
     flat.outputs = [*flat.outputs, *(Use(v) for v in flat.mutated.values())]
     return flat
+
+
+def _layer(flat: Flat) -> CaptureError | None:
+    """The reason where the only recurrence is inside an operator, nn.LSTM say."""
+    kinds, reason, help_ = REFUSED["LR1102"]
+    op = next((op for op in flat.ops if op.kind in kinds.split()), None)
+    return None if op is None else CaptureError("LR1102", reason.format(op.kind), help=help_, **where(op))
 
 
 def _with_effects(graph: Graph, trace: Trace, flat: Flat) -> Graph:

@@ -6,6 +6,7 @@ to step (a loop counter) or from length to length is used, in the user's source,
 
     as an index of a tensor, plus or minus what does not change      x[:, t], y[t - 1], x[:, -t - 1]
     to count                                                         range(n), while t < n, t += 1
+    as an index that goes around in a list, for few elements         ring[t % 3]
     to compare with 0, 1 or 2, if the traces pass these              if t > 0:
     as a size                                                        x.new_zeros(n, 4), x / n
 
@@ -23,10 +24,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from linrec.frontends.loop.trace import Watch
+from linrec.frontends.loop.trace import Place, Watch, place_of
 from linrec.ir import Source
 
 _LARGEST_PEELED = 2
+_LONGEST_CYCLE = 5  # whole cycles of this many steps lie within the traces
 _INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
 _STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
 _SIZING = frozenset({
@@ -43,8 +45,11 @@ class Unreadable:
     source: Source
 
 
-def unreadable(watches: Collection[Watch]) -> Unreadable | None:
-    """The first use of a Python value that changes with t or T in a way that is not read, or None."""
+def unreadable(watches: Collection[Watch], places: Collection[Place] = ()) -> Unreadable | None:
+    """The first use of a Python value that changes with t or T in a way that is not read, or None.
+
+    `places` are the expressions that became functions of time.
+    """
     stepping = {key for w in watches for key, seen in w.values.items() if len(set(map(repr, seen))) > 1}
     first, *others = watches
     sizing = {
@@ -53,7 +58,7 @@ def unreadable(watches: Collection[Watch]) -> Unreadable | None:
     called = {code.co_name for w in watches for code in w.codes}
     for watch in watches:
         for code in watch.codes:
-            found = _Scope(code, watch, stepping, sizing, called).first()
+            found = _Scope(code, watch, stepping, sizing, called, places).first()
             if found is not None:
                 return found
     return None
@@ -69,19 +74,20 @@ class _Scope:
         stepping: Collection[tuple[CodeType, str]],
         sizing: Collection[tuple[CodeType, str]],
         called: Collection[str],
+        places: Collection[Place],
     ) -> None:
-        self.code, self.watch, self.called = code, watch, called
+        self.code, self.watch, self.called, self.places = code, watch, called, places
         self.stepping = {name for c, name in stepping if c is code}
         self.sizing = {name for c, name in sizing if c is code}
 
     def first(self) -> Unreadable | None:
-        node = _definition(self.code)
+        node = definition(self.code)
         if node is None:
             names = self.stepping | self.sizing
             return Unreadable(min(names), Source(self.code.co_filename, self.code.co_firstlineno)) if names else None
         self.parents = {child: parent for parent in ast.walk(node) for child in ast.iter_child_nodes(parent)}
         for name in self._names(node):
-            if not self._is_read(name):
+            if not self._is_read(name) and not self._is_coefficient(name):
                 return self._unreadable(name, ast.unparse(name))
         for call in self._stateful(node):
             return self._unreadable(call, ast.unparse(call))
@@ -107,6 +113,9 @@ class _Scope:
             parent = self.parents.get(inside)
             if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add | ast.Sub | ast.Mult):
                 inside = parent
+            elif isinstance(parent, ast.BinOp) and parent.left is inside and self._is_cycle(parent):
+                index = self.parents.get(parent)
+                return isinstance(index, ast.Subscript) and index.slice is parent and self._holds_tensors(index.value)
             elif isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.USub):
                 inside = parent
             elif isinstance(parent, ast.Tuple | ast.Slice | ast.List | ast.Dict | ast.Starred | ast.keyword):
@@ -116,6 +125,20 @@ class _Scope:
             else:
                 break
         return self._allows(parent, inside, self._is_size(node))
+
+    def _is_cycle(self, node: ast.BinOp) -> bool:
+        """Is it the remainder by a small number that stays?"""
+        if not isinstance(node.op, ast.Mod):
+            return False
+        period: Any = getattr(node.right, "value", None)
+        if isinstance(node.right, ast.Name) and node.right.id not in self.sizing | self.stepping:
+            seen = self.watch.values.get((self.code, node.right.id), [])
+            period = seen[-1] if seen else self.watch.codes[self.code].get(node.right.id)
+        return isinstance(period, int) and 0 < period <= _LONGEST_CYCLE
+
+    def _is_coefficient(self, node: ast.AST) -> bool:
+        """Is the counter part of an expression that became a function of time?"""
+        return place_of(self.code, node) in self.places
 
     def _is_passed(self, node: ast.AST, bound: object, is_size: bool) -> bool:
         """Did the traces see the counter on both sides of a number, and well beyond it?"""
@@ -211,7 +234,7 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.
 _files: dict[tuple[str, int], ast.Module | None] = {}
 
 
-def _definition(code: CodeType) -> ast.AST | None:
+def definition(code: CodeType) -> ast.AST | None:
     """The syntax tree of the function `code` was made from, or None without source."""
     lines = linecache.getlines(code.co_filename)
     key = (code.co_filename, hash("".join(lines)))

@@ -70,6 +70,14 @@ def spans(ops: Sequence[Op]) -> list[tuple[int, int]]:
     return [(min(at), max(at)) for at in places.values()]
 
 
+def nested(ops: Sequence[Op]) -> CaptureError:
+    """The reason where a program has more scans at more steps."""
+    return CaptureError(
+        "LR0502", "a scan runs inside the steps of a loop over time", **where(next(filter(is_mark, ops))),
+        help="give the inner scan's work to one scan, or move it out of the loop",
+    )  # fmt: skip
+
+
 def declared(graph: Graph) -> Graph:
     """The graph with each declared scan as a time domain. Raises CaptureError where a step is not closed in itself."""
     return _Declared(graph).run() if any(map(is_mark, graph.ops)) else graph
@@ -123,11 +131,8 @@ class _Declared:
             number = op.args[1]
             assert isinstance(number, int)
             scan = self.scans.setdefault(number, _Scan(f"s{number}"))
-            if op.time is not None or (reads and reads != {number}):
-                raise CaptureError(
-                    "LR0502", "a scan runs inside the steps of a loop over time", **_where(op),
-                    help="give the inner scan's work to one scan, or move it out of the loop",
-                )  # fmt: skip
+            if reads - {number}:
+                raise _leak(op)
             if op.kind == "scan_element":
                 trip = op.args[2]
                 assert isinstance(trip, int | Size)
@@ -225,10 +230,11 @@ class _Declared:
 
 def _leak(op: Op) -> CaptureError:
     return CaptureError(
-        "LR0501", "a value of one step of a scan is read outside of its step", **_where(op),
+        "LR0501", "a value of one step of a scan is read outside of its step", **where(op),
         help="return it from the step, as part of its state or of its output",
     )  # fmt: skip
 
 
-def _where(op: Op) -> dict[str, Any]:
+def where(op: Op) -> dict[str, Any]:
+    """The place of an error about `op`."""
     return {"file": op.source.file, "line": op.source.line} if op.source else {}

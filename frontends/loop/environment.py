@@ -7,13 +7,12 @@ Every other reachable value is part of the *fingerprint*: a program is captured 
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import random
 import types
-from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -119,7 +118,7 @@ def _value(get: Getter, value: Any, path: str, found: Environment, seen: set[int
     elif isinstance(value, list | tuple | dict | deque) and depth < _DEPTH and len(value) <= 256:
         found.containers.setdefault(path, value)
         found.values.setdefault(f"{path}#", get)
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        for key, item in contents(value):
             _value(partial(_element, get, key), item, f"{path}.{key}", found, seen, depth + 1)
     else:
         found.values.setdefault(path, get)
@@ -177,10 +176,36 @@ def _default(function: types.FunctionType, which: int | str) -> Any:
     return (function.__defaults__ or ())[which] if isinstance(which, int) else (function.__kwdefaults__ or {})[which]
 
 
+# Containers are read and restored by the methods of these: a subclass's own are the user's code, which is not to be run
+# and may make something new of what it holds.
+_CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, tuple, deque)
+
+
+def _plain(container: Any) -> Any:
+    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
+
+
+def contents(container: Any) -> list[tuple[Any, Any]]:
+    """What a container holds, as pairs of key (or index) and value, in order."""
+    plain = _plain(container)
+    if isinstance(container, dict):
+        return [(key, dict.__getitem__(container, key)) for key in plain.__iter__(container)]
+    return list(enumerate(plain.__iter__(container)))
+
+
+def _refill(container: Any, held: list[tuple[Any, Any]]) -> None:
+    plain = _plain(container)
+    plain.clear(container)
+    for key, value in held:
+        if isinstance(container, dict):
+            plain.__setitem__(container, key, value)
+        else:
+            plain.append(container, value)
+
+
 def _element(container: Getter, key: Any) -> Any:
     held = container()
-    # a subclass's own way of looking up is the user's code: not to be run, and it may make something new
-    return dict.__getitem__(held, key) if isinstance(held, dict) else held[key]
+    return (dict if isinstance(held, dict) else _plain(held)).__getitem__(held, key)
 
 
 def _is_library(name: str | None) -> bool:
@@ -199,7 +224,7 @@ def _frozen(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple | deque) and depth < _DEPTH and len(value) <= 256:
         return (type(value), tuple(_frozen(item, depth + 1) for item in value))
     if isinstance(value, dict) and depth < _DEPTH and len(value) <= 256:
-        return (dict, tuple((key, _frozen(item, depth + 1)) for key, item in value.items()))
+        return (dict, tuple((key, _frozen(item, depth + 1)) for key, item in contents(value)))
     return id(value)
 
 
@@ -227,7 +252,7 @@ class Restored:
 
     def __enter__(self) -> Restored:
         self._attributes = {path: [dict(space) for space in registers(m)] for path, m in self._modules.items()}
-        self._items = {path: (c, copy.copy(c)) for path, c in self._containers.items()}
+        self._items = {path: (c, contents(c)) for path, c in self._containers.items()}
         self._random = torch.get_rng_state()
         self._draws = random.getstate(), np.random.get_state()
         self._plain = {path: _held(*where) for path, where in self._spaces.items()}
@@ -259,11 +284,11 @@ class Restored:
                         self.changed[dot + name] = new
                 space.clear()
                 space.update(before)
-        for path, (container, items) in self._items.items():
-            if isinstance(container, MutableSequence | MutableMapping) and not _same(container, items):
-                self.changed[path] = copy.copy(container)
-                container.clear()
-                (container.update if isinstance(container, MutableMapping) else container.extend)(items)
+        for path, (container, held) in self._items.items():
+            now = contents(container)
+            if len(now) != len(held) or any(k != m or v is not w for (k, v), (m, w) in zip(now, held, strict=True)):
+                self.changed[path] = [value for _, value in now]
+                _refill(container, held)
 
 
 def _same_state(left: Any, right: Any) -> bool:
@@ -283,9 +308,3 @@ def _hold(space: Any, name: str, value: Any) -> None:
         space[name] = value
     else:
         setattr(space, name, value)
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, MutableMapping):
-        return left.keys() == right.keys() and all(left[k] is right[k] for k in left)
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from linrec.errors import CaptureError
 from linrec.frontends.loop.declared import MARKS, PREFIX
 from linrec.frontends.loop.environment import Environment
-from linrec.frontends.loop.trace import Trace
+from linrec.frontends.loop.trace import Frame, Place, Trace, Watch
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
 
 _SHORT = {
@@ -44,6 +44,9 @@ class Flat:
     ops: list[Op] = field(default_factory=list)
     outputs: list[Arg] = field(default_factory=list)
     stacks: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    frames: dict[str, Frame] = field(default_factory=dict)
+    watch: Watch = field(default_factory=Watch)
+    read: set[Place] = field(default_factory=set)  # expressions of counters that re-rolling read as functions of time
     captured: dict[str, Any] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
     mutated: dict[str, str] = field(default_factory=dict)  # input name -> value it was left with
@@ -75,7 +78,7 @@ def _content(tensor: Tensor) -> object:
 class _Flattener:
     def __init__(self, trace: Trace, environment: Environment, names: list[str]) -> None:
         self.trace = trace
-        self.flat = Flat(arguments=names)
+        self.flat = Flat(arguments=names, watch=trace.watch)
         self.value: dict[fx.Node, Arg] = {}
         self.views: dict[fx.Node, _View] = {}
         self.version: dict[fx.Node, int] = {}
@@ -170,6 +173,8 @@ class _Flattener:
         op = Op(name, kind, args, attrs, type_, source=stack[-1] if stack else None)
         self.flat.ops.append(op)
         self.flat.stacks[name] = stack
+        if node.name in self.trace.frames:
+            self.flat.frames[name] = self.trace.frames[node.name]
         self.made[name] = op
         return Use(name)
 
@@ -406,7 +411,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     """Elements of a tensor go where a loop would read them.
 
     What most steps read in one place is the input of the step: pieces of an `unbind`, all made before the loop, go to
-    their readers. An element that few steps read there, such as the first state, goes before the loop, right
+    their readers, and those without any go. An element that few steps read there, such as the first state, goes before the loop, right
     after what it is an element of.
     """
     elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
@@ -420,6 +425,12 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
     held = Counter(roles.values())
+    kept = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
+    ops = [
+        op
+        for op in ops
+        if not (made[op.result].kind == "getitem" and op.result in elements.keys() - roles.keys() - kept)
+    ]
     regular = {name for name, role in roles.items() if 2 * held[role] > readers[role]}
     late = {n for n in regular if made[n].kind == "getitem"}
     early: dict[str, list[Op]] = {}

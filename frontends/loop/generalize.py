@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from linrec.errors import CaptureError
-from linrec.ir import Graph, Source
+from linrec.ir import Graph, Op, Source
 from linrec.sizes import Dim, size
 
 T = TypeVar("T")
@@ -73,7 +73,13 @@ class _Merger:
         return factor, y0 - factor * x0
 
     def _differs(self, parts: Sequence[Any]) -> CaptureError:
-        shown = ", ".join(str(p)[:40] for p in parts)
+        shown = ", ".join(map(_shown, parts))
         return CaptureError(
             "LR0412", f"the program is not the same at every length: it has {shown} at {list(self.lengths)}"
         )
+
+
+def _shown(part: Any) -> str:
+    """What differs, in a few words."""
+    listed = isinstance(part, tuple) and any(isinstance(p, Op) for p in part)
+    return f"{len(part)} operators" if listed else str(part)[:40]

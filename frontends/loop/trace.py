@@ -6,6 +6,7 @@ still visible; nothing is computed, whatever the sizes. The cost is some 0.3 ms 
 
 from __future__ import annotations
 
+import ast
 import itertools
 import linecache
 import re
@@ -19,9 +20,15 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -33,13 +40,20 @@ from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.ir import Source
 
 Scalar = int | float | bool | str | None
+_PLAIN = (bool, int, float, complex, str, list, np.ndarray)
 _PACKAGE = Path(linrec.__file__).parent
 _HIDDEN = tuple(
     f"{folder}/"
-    for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, sysconfig.get_path("stdlib"))
+    for folder in (_PACKAGE, Path(__file__).parents[1], Path(torch.__file__).parent, Path(np.__file__).parent)
 )
+_STANDARD = f"{sysconfig.get_path('stdlib')}/"
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _LAYERS = f"{_PACKAGE}/nn/"
+_METADATA = frozenset({
+    "__get__", "__len__", "__hash__", "size", "dim", "ndimension", "stride", "numel", "nelement", "element_size",
+    "storage_offset", "get_device", "type", "is_floating_point", "is_complex", "is_signed", "is_contiguous", "is_pinned",
+    "is_inference", "is_conj", "is_neg", "is_same_size", "is_set_to", "is_tensor", "is_storage", "is_grad_enabled",
+})  # fmt: skip
 
 
 @dataclass
@@ -49,6 +63,23 @@ class Watch:
     values: dict[tuple[CodeType, str], list[Scalar]] = field(default_factory=dict)
     objects: dict[tuple[CodeType, str], Any] = field(default_factory=dict)
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the function that called an operator held: Python numbers by name."""
+
+    code: CodeType
+    values: dict[str, int | float]
+
+
+Place = tuple[str, int, int, int]  # file, line, first and last column of an expression
+
+
+def place_of(code: CodeType, node: ast.AST) -> Place:
+    """Where an expression of a function's stands."""
+    columns = getattr(node, "col_offset", -1), getattr(node, "end_col_offset", -1)
+    return code.co_filename, getattr(node, "lineno", 0), *columns
 
 
 @dataclass
@@ -64,6 +95,8 @@ class Trace:
     changed: dict[str, Any]
     drawn: bool
     effect_paths: list[str]
+    frames: dict[str, Frame]
+    read: list[Tensor]  # tensors of outside that numbers were taken out of
 
     @property
     def declared(self) -> int:
@@ -77,10 +110,15 @@ class Trace:
 
 
 def is_user_file(name: str) -> bool:
-    """Is this a file whose lines a person wants to see? Not torch's, the standard library's or ours."""
+    """May this file hold the program's loops? Not torch's, the standard library's or ours."""
     if name.startswith(_LAYERS):
         return True
-    return not (name.startswith(_HIDDEN) or "/site-packages/" in name or name.startswith("<frozen"))
+    installed = (
+        "/site-packages/" in name or "/dist-packages/" in name
+    )  # which may lie within the standard library's folder
+    return not (
+        name.startswith(_HIDDEN) or (name.startswith(_STANDARD) and not installed) or name.startswith("<frozen")
+    )
 
 
 def run_trace(
@@ -119,7 +157,7 @@ def run_trace(
         out_spec.append(tree)
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
-    with restored, _opaque_functions(), _plain_errors(), _numbered():
+    with _tracing, restored, opaque_functions(), _plain_errors(), scans_numbered():
         module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
     return Trace(
         module.graph,
@@ -131,6 +169,8 @@ def run_trace(
         restored.changed,
         restored.drawn,
         effect_paths,
+        recorder.frames,
+        recorder.read,
     )
 
 
@@ -156,6 +196,9 @@ class _Recorder(TorchFunctionMode):
         self.limit = limit
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
+        self.read: list[Tensor] = []
+        self.frames: dict[str, Frame] = {}
+        self._frame: Frame | None = None  # the innermost of the user's at the call that is made
         self._positions: dict[CodeType, list[Any]] = {}
         self.outermost: CodeType | None = None
 
@@ -164,6 +207,7 @@ class _Recorder(TorchFunctionMode):
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
         stack = self._look(sys._getframe(1))
+        held = self._frame
         if func == _DATA:  # its value has no node of its own; `detach` is what it computes
             func = Tensor.detach
         if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
@@ -174,10 +218,20 @@ class _Recorder(TorchFunctionMode):
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException as error:
             raise _needs_value(getattr(func, "__name__", ""), stack) from error
+        except RuntimeError as error:
+            if "value out of a tracing tensor" not in str(error):
+                raise
+            raise _needs_value(getattr(func, "__name__", ""), stack) from error
+        if isinstance(result, _PLAIN) and getattr(func, "__name__", "") not in _METADATA:
+            # a Python value came out of tensors of outside, as through `item()`
+            given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self.read += [x for x in given if not isinstance(x, FakeTensor)]
         if graph is not None:
             node = graph._root._prev
             while node is not before and node.op != "root":
                 self.stacks.setdefault(node.name, stack)
+                if held is not None:
+                    self.frames.setdefault(node.name, held)
                 node = node._prev
             if len(self.stacks) > self.limit:
                 raise CaptureError("LR0407", f"the program has more than {self.limit} operators at this length")
@@ -185,11 +239,15 @@ class _Recorder(TorchFunctionMode):
 
     def _look(self, frame: FrameType | None) -> tuple[Source, ...]:
         stack: list[Source] = []
+        self._frame = None
         while frame is not None and frame.f_code is not self.outermost:
             code = frame.f_code
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
                 self.watch.codes.setdefault(code, frame.f_globals)
+                if self._frame is None:
+                    numbers = {k: v for k, v in frame.f_locals.items() if isinstance(v, int | float)}
+                    self._frame = Frame(code, numbers)
                 for name, value in frame.f_locals.items():
                     if isinstance(value, int | float | bool | str | type(None)):
                         seen = self.watch.values.setdefault((code, name), [])
@@ -215,6 +273,7 @@ def _pre_dispatch_mode() -> Any:
 _APPLY = torch.autograd.Function.__dict__["apply"]
 _capturing: set[int] = set()  # the threads that trace; others go on as if nothing happened
 _lock = threading.Lock()
+_tracing = threading.RLock()  # make_fx keeps what it traces in a global: two threads at once would leave it set
 
 
 def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -233,7 +292,7 @@ def _refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _numbered() -> Iterator[None]:
+def scans_numbered() -> Iterator[None]:
     """Scans are recorded by their step inside this context."""
     token = numbers.set(itertools.count())
     try:
@@ -243,7 +302,7 @@ def _numbered() -> Iterator[None]:
 
 
 @contextmanager
-def _opaque_functions() -> Iterator[None]:
+def opaque_functions() -> Iterator[None]:
     """A custom autograd Function would be inlined and its backward lost: refuse it instead, in this thread alone."""
     mine = threading.get_ident()
     with _lock:
@@ -266,7 +325,7 @@ def _needs_value(function: str, stack: tuple[Source, ...]) -> CaptureError:
     file, line = (place.file, place.line) if stack else (None, None)
     if function == "__bool__":
         return CaptureError(
-            "LR0301", "the program needs the value of a tensor to go on", file=file, line=line,
+            "LR0301", "the program needs the value of a tensor to go on: it branches on it (`bool`)", file=file, line=line,
             help="compute the condition as a tensor and choose with torch.where(c, a, b)",
         )  # fmt: skip
     if re.search(r"\brange\(", linecache.getline(place.file, place.line)):

@@ -12,11 +12,11 @@ from linrec.cli._target import EXITS, read_text
 from linrec.debug.diagnostics import Diagnostic, compared, expectations, pieces, placed
 from linrec.debug.export import TARGETS, Target, export
 from linrec.debug.hooks import Limit, Measure, PrintIR, PrintRemarks, PrintRewrites, WriteTree
-from linrec.debug.reproducer import Reproducer, read, save, until
 from linrec.debug.run import optimize, passes_named
 from linrec.errors import IRSyntaxError, LinrecError, StateError, VerificationError
 from linrec.ir import Graph
-from linrec.manager import Context, Hook, Remark, RemarkKind
+from linrec.manager import BROKEN, Context, Hook, Remark, RemarkKind
+from linrec.reproducer import FOLDER, Reproducer, read, save, stem, until
 
 KINDS: tuple[RemarkKind, ...] = ("passed", "missed", "analysis", "failed")
 
@@ -78,7 +78,7 @@ class Run:
         hooks = self._hooks()
         try:
             made = optimize(given.graph, names, hooks, context)
-        except Exception as error:  # whatever a pass raises is told, and a reproducer is written
+        except BROKEN as error:  # told, and a reproducer is written
             return self._failed(error, given, names, context, text)
         code = self._emitted(given.graph, made)
         if self.verify_diagnostics:
@@ -166,7 +166,7 @@ class Run:
         remark(message)
         remark("note: " + "; ".join(error.__notes__) if getattr(error, "__notes__", None) else "note: no pass is known")
         kept = until(names or [p.name for p in passes_named(None)], context.by)
-        file = Path(self.reproducer) if self.reproducer else Path("linrec-repro") / f"{given.graph.name}-{code}.lir"
+        file = Path(self.reproducer) if self.reproducer else FOLDER / f"{stem(given.graph)}-{code}.lir"
         found = Reproducer(given.graph, kept, self.forms or given.forms, f"{code} after {context.by}")
         remark(f"repro: {save(found, file)}   next: linrec reduce {file}")
         return MISMATCH if isinstance(error, VerificationError) else known

@@ -28,7 +28,7 @@ from linrec.errors import InternalError, LinrecError, NotLinearError, Verificati
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from linrec.debug.reproducer import Reproducer
+    from linrec.reproducer import Reproducer
 
 DTYPES = {
     "f16": "float16",
@@ -94,7 +94,7 @@ def read_text(target: str) -> str:
 
 def reproducer(target: str, specs: tuple[str, ...], make: str | None) -> Reproducer:
     """The graph of a .lir file, with what stands above it, or of a traced call of FILE.py:Name."""
-    from linrec.debug import reproducer as files
+    from linrec import reproducer as files
 
     if is_text(target):
         with user_code(target, "is it the text of a graph?"):

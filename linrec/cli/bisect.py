@@ -28,10 +28,10 @@ def command(
     """
     from pathlib import Path
 
+    from linrec import reproducer as files
     from linrec.cli._external import judged_by
     from linrec.cli._output import MISMATCH, progress, remark, result
     from linrec.cli._target import numbers, reproducer, user_code
-    from linrec.debug import reproducer as files
 
     lengths = numbers(steps, "--T")
     given = reproducer(target, specs, make)
@@ -51,7 +51,7 @@ def command(
     result(f"verify: {found.failure}\n{found}")
     number = found.first.number if found.first else 0
     draw = found.failure.draw
-    file = Path(output) / f"{given.graph.name}-{number}" / "repro.lir"
+    file = Path(output) / f"{files.stem(given.graph)}-{number}" / "repro.lir"
     files.save(
         files.Reproducer(
             given.graph, names, given.forms, f"{found.failure.code} after {found.failure.step}",

@@ -6,7 +6,7 @@ import click
 
 from linrec.cli._target import model_options
 
-_LEVELS = "1 one screen, 2 your lines too, 3 the steps before and after, 4 passes and guards."
+_LEVELS = "1 one screen, 2 your lines too, 3 responses and the steps before and after, 4 passes and guards."
 
 
 @click.command()
@@ -35,10 +35,13 @@ def command(target: str, specs: tuple[str, ...], make: str | None, level: int, a
     from linrec.debug.levels import level3, level4
     from linrec.manager import Stages, watching
     from linrec.render import is_converted, level1, level2
+    from linrec.symbolic import program_of, with_closed_forms
 
     stages, measure = Stages(), Measure()
     with user_code(target, "do the types given by --input fit its arguments?"), watching(stages, measure):
         report = linrec.explain(model, *given)
+    if level > 2 and report.recurrences:
+        report = with_closed_forms(report, program_of(model, *given))
 
     if as_json:
         result_json(report.to_dict())

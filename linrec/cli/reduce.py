@@ -31,9 +31,9 @@ def command(
     import re
     from pathlib import Path
 
+    from linrec import reproducer as files
     from linrec.cli._output import MISMATCH, Ending, progress, remark, result
     from linrec.cli._target import is_text, numbers, reproducer, user_code
-    from linrec.debug import reproducer as files
 
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|m|)", budget.strip())
     if found is None:
@@ -56,7 +56,7 @@ def command(
         if output
         else Path(target).with_suffix(".reduced.lir")
         if is_text(target) and target != "-"
-        else Path("linrec-repro") / f"{given.graph.name}.lir"
+        else files.FOLDER / f"{files.stem(given.graph)}.lir"
     )
     result(f"verify: {made.failure}\n{made}")
     remark(f"repro: {files.save(made.reproducer, place)}   {made.seconds:.1f} s, {made.changes} changes kept")

@@ -35,30 +35,30 @@ Cure: return it; outputs and final states come back from the scan.
     "LR0502": Code(
         "a scan runs inside the steps of a loop over time",
         """\
-A scan becomes a time domain of its own, and time domains do not nest.
+A scan becomes a time domain of its own, and time domains do not nest: the loop is written out, with one scan
+at every step. It is then held to its length at this call and captured anew for others; the code stands in a
+note.
 
-    def step(h, x_t):
-        return 0.5 * h + x_t, h
+    taps = torch.randn(5, 2, 4)
 
     def net(x):
-        h = torch.zeros_like(x[0, 0])
-        for t in range(x.shape[0]):
-            h, _ = linrec.scan(step, h, x[t])
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h, _ = linrec.scan(lambda h, tap: (0.5 * h + tap, h), h, taps)
+            h = h + x[:, t]
         return h
 
-    inputs = (torch.randn(12, 5, 2, 4),)
+Cure: write the inner scan as a loop of fixed length, which is part of the step.
 
-Cure: let one scan walk over both, or write the inner one as a loop of fixed length, which a scan inside
-of the step of a scan is.
-
-    def step(h, x_t):
-        for _ in range(3):
-            h = 0.5 * h + x_t
-        return h, h
+    taps = torch.randn(5, 2, 4)
 
     def net(x):
-        final, hs = linrec.scan(step, torch.zeros_like(x[0]), x)
-        return hs + final
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            for tap in taps:
+                h = 0.5 * h + tap
+            h = h + x[:, t]
+        return h
 """,
     ),
     "LR0503": Code(

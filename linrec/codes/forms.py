@@ -8,28 +8,27 @@ CODES: dict[str, Code] = {
     "LR2002": Code(
         "linear, and no parallel form for this structure yet",
         """\
-The recurrence was proven linear, but none of the parallel forms covers it: a complex state that meets its
-own conjugate (linear over the real numbers only), states of different shapes that are coupled, a boolean
-state. It runs as written, and whatever does not depend on the state was moved out of the loop.
+The recurrence was proven linear, but none of the parallel forms covers it: a boolean state, or an axis that
+coefficients mix and whose length is not known. It runs as written, and whatever does not depend on the state
+was moved out of the loop.
 
     def net(x):
-        h = torch.zeros_like(x[:, 0])
+        above = x[:, 0] > 0
         for t in range(x.shape[1]):
-            h = 0.5 * h + 0.25 * h.conj() + x[:, t]
-        return h
+            above = torch.where(x[:, t].abs() > 1, x[:, t] > 0, above)
+        return above
 
-    inputs = (torch.randn(2, 12, 4, dtype=torch.complex64),)
+    inputs = (torch.randn(2, 12, 4),)
 
-Cure: write it with a state that has a form, here the real and the imaginary part.
+Cure: write it with a state that has a form, here numbers for the flags.
 
     def net(x):
-        r = i = torch.zeros_like(x[:, 0].real)
+        above = (x[:, 0] > 0).to(x.dtype)
         for t in range(x.shape[1]):
-            r = 0.75 * r + x[:, t].real
-            i = 0.25 * i + x[:, t].imag
-        return torch.complex(r, i)
+            above = torch.where(x[:, t].abs() > 1, (x[:, t] > 0).to(x.dtype), above)
+        return above > 0.5
 
-    inputs = (torch.randn(2, 12, 4, dtype=torch.complex64),)
+    inputs = (torch.randn(2, 12, 4),)
 """,
     ),
 }

@@ -5,6 +5,30 @@ from __future__ import annotations
 from linrec.codes.code import Code
 
 CODES: dict[str, Code] = {
+    "LR1102": Code(
+        "a recurrent layer of torch is nonlinear in its state",
+        """\
+nn.LSTM, nn.GRU, nn.RNN and their cells pass the state through sigmoid, tanh or relu, inside one operator.
+There is no linear part to take out of it; it runs as it is, and what is around it is compiled.
+
+    rnn = nn.GRU(4, 4, batch_first=True)
+
+    def net(x):
+        return rnn(x)[0]
+
+Cure: let the gates read the input only, as minimal gated units do (a different model: retrain).
+
+    gate, drive = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def net(x):
+        h, ys = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            z = torch.sigmoid(gate(x[:, t]))
+            h = (1 - z) * h + z * drive(x[:, t])
+            ys.append(h)
+        return torch.stack(ys, 1)
+""",
+    ),
     "LR1201": Code(
         "two values of the state are multiplied",
         """\

@@ -81,25 +81,38 @@ Cure: mix along an axis that belongs to the model.
     "LR1298": Code(
         "too many paths from one state to the next",
         """\
-The affine form keeps one term for each path from a state to the value; this step has more than 64.
+The affine form keeps one term for each path from a state to the value. More than 64 are added up to one
+coefficient, but not where that would have more than 65,536 numbers.
 
-    for t in range(x.shape[1]):
-        for _ in range(7):
-            h = h @ A + h @ B                      # 2^7 paths
-        h = h + x[:, t]
+    def net(x, A, B):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            for _ in range(7):
+                h = h @ A + h @ B                  # 2^7 paths through 300 x 300 matrices
+            h = h + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 8, 300), 1e-3 * torch.randn(300, 300), 1e-3 * torch.randn(300, 300))
 
 Cure: combine the coefficients first.
 
-    M = torch.linalg.matrix_power(A + B, 7)
-    for t in range(x.shape[1]):
-        h = h @ M + x[:, t]
+    def net(x, A, B):
+        M = torch.linalg.matrix_power(A + B, 7)
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = h @ M + x[:, t]
+        return h
+
+    inputs = (torch.randn(2, 8, 300), 1e-3 * torch.randn(300, 300), 1e-3 * torch.randn(300, 300))
 """,
     ),
     "LR2003": Code(
-        "linear, but a parallel form would cost more than the loop",
+        "linear, left a loop by cost",
         """\
-A dense transition that varies over time is scanned by multiplying n x n matrices, n^3 operations
-a step against n^2 in the loop. Beyond n = 128 that does not pay on a CPU.
+The recurrence was proven linear and has a parallel form, which the cost model expects to be slower than
+the loop, over long sequences too. A dense transition that varies over time is the usual case: its scan
+multiplies n x n matrices, n^3 operations a step against n^2 in the loop. `linrec explain --level 3` prints
+both costs, and `forms="associative"` asks for the scan all the same.
 
     def net(x, A):                                 # A: (batch, time, 160, 160)
         h = torch.zeros_like(x[:, 0])
@@ -109,7 +122,7 @@ a step against n^2 in the loop. Beyond n = 128 that does not pay on a CPU.
 
     inputs = (torch.randn(2, 12, 160), 0.01 * torch.randn(2, 12, 160, 160))
 
-Cure: give the transition a structure: diagonal, the same at every step, or small blocks.
+Cure: none is needed. A transition with a structure is faster: diagonal, constant, or small blocks.
 
     def net(x, a):
         h = torch.zeros_like(x[:, 0])

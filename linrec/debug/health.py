@@ -11,6 +11,7 @@ from importlib import metadata
 import torch
 
 import linrec
+from linrec import native
 
 PACKAGES = ("linrec", "torch", "numpy", "scipy", "sympy", "networkx", "click", "rich")
 
@@ -42,6 +43,11 @@ KNOWN = (
     ),
     KnownBug(
         (2, 9),
+        "select_scatter under torch.vmap: the gradient of what is written is wrong without an error",
+        "linrec writes slice_scatter instead; so should a program that calls vmap itself",
+    ),
+    KnownBug(
+        (2, 9),
         "torch.compile unrolls a loop over time and compiles again for every new length",
         "compile with linrec first; what it emits can be compiled by torch",
     ),
@@ -63,6 +69,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "system", f"{platform.system()} {platform.machine()}"
     yield "processors", str(os.cpu_count())
     yield "torch threads", str(torch.get_num_threads())
+    yield "kernels", native.status()
     for name in ("OMP_NUM_THREADS", "LINREC"):
         if name in os.environ:
             yield name, os.environ[name]

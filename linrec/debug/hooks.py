@@ -15,6 +15,7 @@ from pathlib import Path
 
 from linrec.ir import Graph
 from linrec.manager import Context, Hook, Pass, Remark, Rewrite
+from linrec.reproducer import stem
 from linrec.text import show
 
 Write = Callable[[str], None]
@@ -67,7 +68,7 @@ class WriteTree(Hook):
         self._write(new, step.name)
 
     def _write(self, graph: Graph, name: str) -> None:
-        folder = self.folder / re.sub(r"[^\w.-]", "_", graph.name)
+        folder = self.folder / stem(graph)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self._count[graph.name]:02}-{name}.lir").write_text(show(graph))
         self._count[graph.name] += 1
@@ -82,12 +83,13 @@ class Row:
     rewrites: int = 0
     ops: int = 0
     remarks: Counter[str] = field(default_factory=Counter)
+    note: str = ""  # of what is no pass
 
     @property
     def statistics(self) -> str:
         """Counted remarks and the change in operators."""
         parts = [f"{words} {count}" for words, count in self.remarks.most_common(4)]
-        return ", ".join(parts + [f"{self.ops:+} ops"] * bool(self.ops))
+        return ", ".join(parts + [f"{self.ops:+} ops"] * bool(self.ops) + [self.note] * bool(self.note))
 
 
 class Measure(Hook):
@@ -110,18 +112,19 @@ class Measure(Hook):
         for remark in context.remarks[self._remarks :]:
             row.remarks[remark.message if len(remark.message) <= _SHORT else remark.kind] += 1
 
-    def timed(self, name: str, function: Callable[[], None]) -> None:
-        """Count what is no pass (verification, say) among them."""
+    def timed(self, name: str, function: Callable[[], str]) -> None:
+        """Count what is no pass (verification, say) behind them; `function` says what it did."""
         started = time.perf_counter()
-        function()
-        self.rows.setdefault(name, Row(name)).seconds += time.perf_counter() - started
+        note = function()
+        row = self.rows.setdefault(name, Row(name))
+        row.seconds, row.note = row.seconds + time.perf_counter() - started, note
 
     def table(self, *, timing: bool, statistics: bool) -> list[tuple[str, ...]]:
         """Rows of text under a head."""
         total = sum(row.seconds for row in self.rows.values()) or 1.0
         head = ("pass", *(("wall", "%") if timing else ()), *(("rewrites", "statistics") if statistics else ()))
         lines = [head]
-        for row in self.rows.values():
+        for row in sorted(self.rows.values(), key=lambda row: bool(row.note)):
             cells = [row.name]
             if timing:
                 cells += [f"{row.seconds * 1e3:.1f} ms", f"{100 * row.seconds / total:.0f}"]

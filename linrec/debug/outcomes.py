@@ -18,7 +18,7 @@ from linrec.debug.draws import Draw, double_precision, draw
 from linrec.emit.operators import KERNELS
 from linrec.errors import VerifyError
 from linrec.interpret import interpret
-from linrec.ir import Graph, Op, Type
+from linrec.ir import Graph, Op, Type, Use
 from linrec.sizes import evaluate, names_of
 
 ROUNDING = 4e3  # epsilons of the largest number that reassociation may cost at bounded lengths
@@ -64,7 +64,8 @@ def outcome(graph: Graph, chosen: Draw, *, gradients: bool = True) -> Outcome:
         flat = {f"output {i}": leaf for i, leaf in enumerate(pytree.tree_leaves(outputs))}
         flat |= {f'effect "{path}"': value for path, value in effects.items()}
         values = {k: v.detach() if isinstance(v, Tensor) else v for k, v in flat.items()}
-        return Outcome(values, _gradients(flat.values(), leaves) if gradients else {})
+        twice = (chosen.steps, chosen.kind) == (2, "reals")
+        return Outcome(values, _gradients(flat.values(), leaves, twice=twice) if gradients else {})
 
 
 def _solved(graph: Graph, given: Mapping[str, Tensor]) -> dict[str, int]:
@@ -91,19 +92,32 @@ def _check_type(op: Op, value: Any, lengths: Mapping[str, int]) -> None:
         )  # fmt: skip
 
 
-def _gradients(values: Iterable[Any], leaves: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+def _gradients(values: Iterable[Any], leaves: Mapping[str, Tensor], *, twice: bool) -> dict[str, Tensor | None]:
+    """By input; with `twice` those of a weighted sum of the gradients as well."""
+    named = {name: x for name, x in leaves.items() if x.requires_grad}
+    found: dict[str, Tensor | None] = dict.fromkeys(named)
+    total = _weighed(values)
+    if total is None or not named:
+        return found
+    first = torch.autograd.grad(total, list(named.values()), allow_unused=True, create_graph=twice)
+    found |= zip(named, (g if g is None else g.detach() for g in first), strict=True)
+    total = _weighed(first) if twice else None
+    if total is not None:
+        second = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        found |= {f"{name}, twice": g for name, g in zip(named, second, strict=True)}
+    return found
+
+
+def _weighed(values: Iterable[Any]) -> Tensor | None:
+    """A weighted sum of what has a gradient, None if nothing has."""
     generator = torch.Generator().manual_seed(7)
-    total: Any = 0.0
+    total: Tensor | None = None
     for value in values:
         if isinstance(value, Tensor) and value.requires_grad:
             flat = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
             weights = torch.randint(1, 4, flat.shape, generator=generator).to(torch.float64)
-            total = total + (flat * weights).sum()
-    named = {name: x for name, x in leaves.items() if x.requires_grad}
-    if not isinstance(total, Tensor) or not named:
-        return dict.fromkeys(named)
-    found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-    return dict(zip(named, found, strict=True))
+            total = (flat * weights).sum() + (0.0 if total is None else total)
+    return total
 
 
 def difference(old: Outcome, new: Outcome, *, exact: bool) -> Difference | None:
@@ -116,11 +130,43 @@ def difference(old: Outcome, new: Outcome, *, exact: bool) -> Difference | None:
             return Difference(what, *found, "LR5001")
     # gradients are sums over readers, which any pass may reorder; one of them may cancel to nothing
     largest = max((_largest(g) for g in old.gradients.values() if g is not None), default=0.0)
-    for what, gradient in old.gradients.items():
-        found = _apart(*_present(gradient, new.gradients.get(what)), False, largest)
+    for what in old.gradients | new.gradients:
+        found = _apart(*_present(old.gradients.get(what), new.gradients.get(what)), False, largest)
         if found is not None:
             return Difference(f"gradient of %{what}", *found, "LR5002")
     return None
+
+
+def sound(graph: Graph, old: Outcome, new: Outcome) -> tuple[Outcome, Outcome]:
+    """Of the results for a broken draw, the steps that come before anything may be bad.
+
+    The number that is not finite stands in the last step; where it goes from there, a dense form may spread it to
+    outputs that the loop does not. A step that holds something bad in any result of `old` is left out of all.
+    """
+    read = [*pytree.tree_leaves(list(graph.outputs)), *(use for _, use in graph.effects)]
+    axes = {
+        what: axis for what, use in zip(old.values, read, strict=True) if (axis := _time_axis(graph, use)) is not None
+    }
+    axes = {what: axis for what, axis in axes.items() if isinstance(old.values[what], Tensor)}
+    good: dict[int, Tensor] = {}
+    for what, axis in axes.items():
+        value = old.values[what]
+        fine = torch.isfinite(value).movedim(axis, 0).flatten(1).all(1)
+        fine[-1:] = False
+        good[len(fine)] = good.get(len(fine), fine) & fine
+
+    def kept(found: Outcome) -> Outcome:
+        values = {what: found.values[what].movedim(axis, 0) for what, axis in axes.items() if what in found.values}
+        return Outcome({what: v[good[len(v)]] if len(v) in good else v for what, v in values.items()})
+
+    return kept(old), kept(new)
+
+
+def _time_axis(graph: Graph, use: Any) -> int | None:
+    """The axis of a result whose length goes with T."""
+    types = {i.name: i.type for i in graph.inputs} | {op.result: op.type for op in graph.ops}
+    type_ = types.get(use.name) if isinstance(use, Use) else None
+    return next((k for k, d in enumerate(type_.shape) if "T" in names_of(d)), None) if isinstance(type_, Type) else None
 
 
 def worst(old: Outcome, new: Outcome) -> float:

@@ -26,6 +26,7 @@ from linrec.ir import Recurrence as Record
 from linrec.manager import Stages, watching
 from linrec.render import is_converted
 from linrec.reports import Recurrence, Report
+from linrec.symbolic import with_closed_forms
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def found(model: Callable[..., Any], inputs: Sequence[Any]) -> Findings:
         return Findings(report, {}, measure, {}, None)
     compiled = engine.program_for(tuple(inputs), {})
     tensors = [x for x in inputs if isinstance(x, Tensor)]
+    report = with_closed_forms(report, compiled)
     names = [i.name for i in compiled.captured.graph.inputs]
     values = dict(zip(names, [*tensors, *(get() for get in compiled.getters)], strict=True))
     before = stages.graphs["prove-linear"]
@@ -108,7 +110,7 @@ def _recurrences(data: Findings, redact: bool) -> Iterator[str]:
             yield from _listing(found_)
         record = proven.get(found_.name)
         if record is not None:
-            yield from _mathematics(data, record)
+            yield from _mathematics(data, record, found_.closed)
         yield from _costs(found_)
         yield "</section>"
 
@@ -143,10 +145,13 @@ def _listing(r: Recurrence) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _mathematics(data: Findings, record: Record) -> Iterator[str]:
+def _mathematics(data: Findings, record: Record, closed: Sequence[str]) -> Iterator[str]:
     written = formulas(data.stages["prove-linear"], record)
     if written:
         yield '<h3>step</h3><div class="wide">' + "".join(written) + "</div>"
+    if closed:
+        lines = "".join(f'<p class="formula mono">{escape(line)}</p>' for line in closed)
+        yield f'<h3>impulse response after n steps</h3><div class="wide">{lines}</div>'
     known = data.dynamics.get(record.name)
     if known is not None:
         largest = max((abs(p) for p in known.poles), default=0.0)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import networkx as nx
 
 from linrec.debug.draws import LENGTHS, Draw
-from linrec.debug.reproducer import Reproducer, until
 from linrec.debug.run import passes_named
-from linrec.debug.validation import CANNOT_RUN, Failure, validate
-from linrec.errors import LinrecError
+from linrec.debug.validation import Failure, validate
+from linrec.errors import FAILURES, LinrecError
 from linrec.ir import Arg, Graph, Input, Op, Type, Use, map_uses, order, specialized, uses_in, verify
 from linrec.manager import Context, Hook
+from linrec.reproducer import Reproducer, until
 from linrec.sizes import Size, names_of
 
 
@@ -98,7 +98,7 @@ class _Search:
             found = validate(
                 graph, passes, hooks=self.hooks, context=self.context.fresh(), chosen=[chosen] if chosen else []
             )  # fmt: skip
-        except (LinrecError, *CANNOT_RUN):  # no program at all: not what we look for
+        except (LinrecError, *FAILURES):  # no program at all: not what we look for
             return False
         return found is not None and (found.code, found.step) == (self.failure.code, self.failure.step)
 

@@ -15,7 +15,7 @@ from linrec.linear.random import RANDOM
 _POINTWISE = frozenset(
     "add sub rsub mul div neg abs exp log log1p expm1 sqrt rsqrt sin cos tanh sigmoid relu gelu silu softplus elu selu "
     "leaky_relu pow square reciprocal lerp where clamp clamp_min clamp_max maximum minimum to sign round floor ceil "
-    "addcmul addcdiv detach clone conj real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
+    "addcmul addcdiv detach clone conj _conj conj_physical real imag gt lt ge le eq ne logical_not logical_and logical_or erf atan".split()
 )
 
 

@@ -277,10 +277,7 @@ class _Emitter(Loops):
         if op.kind == "stack":
             assert isinstance(op.args[1], int)
             text = name if axis == op.args[1] else f"{name}.movedim({axis}, {op.args[1]})"
-            keep = op.result in self.graph.roots() or any(
-                r.kind in ("view", "_unsafe_view") for r in self.readers.get(op.result, [])
-            )
-            return f"{text}.contiguous()" if keep else text
+            return f"{text}.contiguous()" if op.result in self.graph.roots() else text
         if op.kind == "carry":
             return f"carried({name}, {axis}, {op.args[1]}, {self.before(source)}, {backward})"
         index: Arg = _minus(time.trip, 1) if op.kind == "last" else op.args[1]

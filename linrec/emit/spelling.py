@@ -3,6 +3,9 @@
 torch's own built-in functions take the arguments of the operators they are made from, so `add` is `torch.add` and
 `linear` is `F.linear`; slices are written as such; a handful are methods. What has no such name is called as
 `torch.ops.aten.name`, its overload looked up at the first call and kept.
+
+A value has no strides here, and a map may lie in memory otherwise than in the original: what asks for strides (`view`,
+`view_as_complex`) is written so that any will do.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from linrec.emit.operators import KERNELS
-from linrec.ir import Arg, Op, Use
+from linrec.ir import Arg, Op, Type, Use
+from linrec.sizes import Size
 
-_METHODS = frozenset("view expand new_zeros new_ones new_full new_empty repeat unfold type_as expand_as".split())
+_METHODS = frozenset("expand new_zeros new_ones new_full new_empty repeat unfold type_as expand_as".split())
 _OTHERWISE = frozenset({"index_put", "to", "where_", "full_like", "max_pool1d"})  # their bindings take other arguments
 _ATTRIBUTES = {"numpy_T": "T", "mT": "mT", "mH": "mH"}
 _SHORT = {"linalg_": "torch.linalg", "fft_": "torch.fft"}
@@ -38,10 +42,33 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return text
     if op.kind == "_to_copy" and [k for k, _ in op.attrs] == ["dtype"]:
         return f"{write(op.args[0])}.to({write(op.attrs[0][1])}, copy=True)"
+    if op.kind in ("view", "_unsafe_view") and isinstance(op.args[1], tuple):
+        return _called("torch.reshape", op.args, op, write)
+    if op.kind == "einsum":  # the order of products that torch was told is no argument of its own function
+        return f"torch.einsum({write(op.args[0])}, {write(op.args[1])})"
+    if op.kind == "view_as_complex":
+        return f"torch.view_as_complex({write(op.args[0])}.contiguous())"
+    if op.kind == "conj_physical" and isinstance(op.type, Type) and op.type.dtype[0] == "c":
+        # torch has no batching rule for it: under vmap it would run step by step
+        return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"
+    if op.kind == "select_scatter" and (text := _row_written(op, write)) is not None:
+        return text
     if op.kind in _METHODS and isinstance(op.args[0], Use):
         return _called(f"{write(op.args[0])}.{op.kind}", op.args[1:], op, write)
     function = _function(op)
     return None if function is None else _called(function, op.args, op, write)
+
+
+def _row_written(op: Op, write: Callable[[Arg], str]) -> str | None:
+    """A row written as a slice of one: under vmap the gradient of torch's `select_scatter` is that of another axis."""
+    if len(op.args) != 4 or op.attrs:
+        return None
+    into, row, dim, index = op.args
+    if not isinstance(dim, int) or not isinstance(index, int | Size):
+        return None
+    rank = len(op.type.shape) if isinstance(op.type, Type) else 0
+    place = f"{dim % rank}, {write(index)}" + ("" if index == -1 else f", {write(index + 1)}")
+    return f"torch.slice_scatter({write(into)}, {write(row)}.unsqueeze({dim % rank}), {place})"
 
 
 def _called(function: str, args: tuple[Arg, ...], op: Op, write: Callable[[Arg], str]) -> str:
@@ -54,7 +81,7 @@ def _function(op: Op) -> str | None:
         return op.kind
     if op.kind in _OTHERWISE or op.kind.endswith("_"):
         return None
-    if op.kind == "einsum" or isinstance(getattr(torch, op.kind, None), types.BuiltinFunctionType):
+    if isinstance(getattr(torch, op.kind, None), types.BuiltinFunctionType):
         return f"torch.{op.kind}"
     if isinstance(getattr(F, op.kind, None), types.BuiltinFunctionType):
         return f"F.{op.kind}"

@@ -26,6 +26,7 @@ from linrec.emit.alignment import (
     T,
 )
 from linrec.emit.unpeel import unpeel
+from linrec.emit.unscatter import unscatter
 from linrec.emit.walk import Walk, explicit, shape_of
 from linrec.ir import Arg, Atom, Graph, Input, Op, Type, Use, map_uses, uses_in
 from linrec.sizes import Dim, Size, names_of
@@ -65,7 +66,7 @@ def stateful(graph: Graph) -> Stateful:
 
     Raises StateError where that cannot be: LR4003 for what looks ahead, LR4004 for loops that do not take each step.
     """
-    graph = explicit(unpeel(graph))
+    graph = explicit(unpeel(unscatter(graph)))
     walk = Walk(graph)
     walk.run()
     return _Builder(graph, walk).build()

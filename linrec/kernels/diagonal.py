@@ -140,4 +140,4 @@ def _mixed(real: Tensor, other: Tensor) -> Tensor:
     if real.is_complex() or not other.is_complex():
         return real.to(other.dtype) @ other
     found = real @ torch.cat([other.real, other.imag], -1)
-    return torch.complex(*found.chunk(2, -1))
+    return torch.complex(*torch.split(found, other.shape[-1], -1))

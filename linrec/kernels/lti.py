@@ -286,9 +286,9 @@ def _correlated(
     return dw, dk
 
 
-def _is_concrete(x: Tensor) -> bool:
+def is_concrete(x: Tensor) -> bool:
     """May a decision depend on the numbers of this tensor? Not inside torch.func transforms or a trace."""
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def is_tame(w: Tensor, response: Tensor) -> bool:
@@ -296,7 +296,7 @@ def is_tame(w: Tensor, response: Tensor) -> bool:
 
     An FFT's error is relative to the loudest part of the signal and one NaN reaches every step.
     """
-    if w.numel() == 0 or response.numel() == 0 or not (_is_concrete(w) and _is_concrete(response)):
+    if w.numel() == 0 or response.numel() == 0 or not (is_concrete(w) and is_concrete(response)):
         return False  # nothing to transform, or numbers that nobody may look at
     w, response = w.detach(), response.detach()
     head = _loudest(response[: max(response.shape[0] // 4, 1)])
@@ -333,7 +333,7 @@ def lti_chunked(w: Tensor, a: Tensor, g: Tensor, c: Tensor, d: Tensor, plain: bo
         if rows is not None:
             return rows.unsqueeze(-1).unsqueeze(-1)
     # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
-    size = min(chunk, t) if not _is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
+    size = min(chunk, t) if not is_concrete(w) or bool(torch.isfinite(w.detach()).all()) else 1
     count = -(-t // size)
     padded = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, count * size - t))
     blocks = padded.reshape(b, count, size, groups, p).permute(3, 1, 0, 2, 4)  # (g, count, b, C, p)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from linrec.kernels import compiled, compiled_matrix
+from linrec.kernels.lti import is_concrete
 from linrec.kernels.scan import scan_diagonal
 
 _CHUNK = 64
@@ -123,6 +124,9 @@ def in_operators(steps: int, parts: Parts) -> tuple[Tensor, ...]:
     """The same, chunk by chunk in plain operators: differentiable to any order, for every device and transform."""
     if parts.decay is not None and parts.decay.shape[-1] != 1:
         return _step_by_step(steps, parts) if any(w is not None for w in parts.inners) else _stored(steps, parts)
+    # 0 * nan is nan: inside a dense chunk a non-finite step would reach the steps before it
+    if any(is_concrete(x) and not bool(torch.isfinite(x.detach()).all()) for x in parts.given()):
+        return _step_by_step(steps, parts)
     return _chunked(steps, parts)
 
 

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from linrec.kernels import compiled
+from linrec.linear.cost import Machine
 
 Apply = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a, s, b -> a s + b
+_RATES = Machine()  # the shipped ones: a kernel does the same on every machine
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
@@ -26,7 +29,7 @@ def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e 
     if b.dtype in (torch.float16, torch.bfloat16):
         return scan_diagonal(a.float(), b.float(), start.float()).to(b.dtype)
     if not compiled.is_safe(b, a, start):
-        return scan(a.expand(b.shape[0], *a.shape[1:]), b, start, _times)
+        return scan(a.expand(b.shape[0], *a.shape[1:]), b, start, torch.mul, _multiplied)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
         return _Compiled.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
     return compiled.forward(a, b, start)
@@ -56,45 +59,102 @@ class _Compiled(torch.autograd.Function):
 
 def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
-    return scan(a, b.unsqueeze(-1), start.unsqueeze(-1), _matmul).squeeze(-1)
+    n = b.shape[-1]
+    work = 2 * n**2 * b[0].numel() // n / _RATES.small
+    made = 2 * a[0].numel() * n / _RATES.small + 8 * a[0].numel() * a.element_size() / _RATES.cache
+    short = shortest(2 * _RATES.launch + work, made + 2 * work, operators=2)
+    return scan_matrices(a, b, start, _applied, 0.0, short)
 
 
-def _matmul(a: Tensor, s: Tensor) -> Tensor:
-    return a @ s
+def scan_matrices(
+    a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
+) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
+    """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing.
+
+    Elements that share a transition are columns of one matrix, so that it is multiplied once for all of them.
+    """
+    lead = len(a.shape) - 3
+    apart = [i for i in range(lead) if a.shape[1 + i] != 1]
+    alike = [i for i in range(lead) if a.shape[1 + i] == 1]
+    order = [*apart, lead, *alike]  # each with its n states, then columns
+    own, n = [b.shape[1 + i] for i in apart], b.shape[-1]
+    columns = [b.shape[1 + i] for i in alike]
+    count = math.prod(columns)
+    rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], *own, n, count)
+    first = start.permute(*order).reshape(*own, n, count)
+    states = _two_levels(a.reshape(a.shape[0], *own, n, n), rows, first, step, zero, short)
+    back = [order.index(i) + 1 for i in range(lead + 1)]
+    return states.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
 
 
-def _times(a: Tensor, s: Tensor) -> Tensor:
-    return a * s
+def _two_levels(
+    a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
+) -> Tensor:  # (T, e, n, n), (T, e, n, c), (e, n, c) -> (T, e, n, c)
+    steps, n = b.shape[0], a.shape[-1]
+    if steps <= short:
+        return _walk(a, b, start, step)
+    size = math.isqrt(steps - 1) + 1
+    count = steps // size
+    whole = count * size
+    each = a[:whole].reshape(count, size, *a.shape[1:])
+    # products and states within a chunk, side by side: [A P | A s + b]
+    added = torch.cat([torch.full_like(a[:whole], zero), b[:whole]], -1).reshape(count, size, *a.shape[1:-1], -1)
+    both = [torch.cat([a[:whole:size], b[:whole:size]], -1)]
+    for now, then in zip(each.unbind(1)[1:], added.unbind(1)[1:], strict=True):
+        both.append(step(now, both[-1], then))
+    whole_chunks = torch.stack(both, 1)
+    product, local = whole_chunks[..., :n], whole_chunks[..., n:]
+    carries = _two_levels(product[:, -1], local[:, -1], start, step, zero, short)  # what each chunk ends in
+    before = torch.cat([start.unsqueeze(0), carries[:-1]])
+    states = step(product, before.unsqueeze(1), local).reshape(whole, *b.shape[1:])
+    if whole == steps:
+        return states
+    return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], step)])
 
 
-def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply = torch.add) -> Tensor:
-    """All states of s[k] = apply(a[k], s[k-1]) plus b[k]; `apply` also composes two coefficients."""
+def shortest(walk: float, product: float, operators: int) -> float:
+    """The number of steps from which two levels beat a walk, given seconds a step of a walk and of products.
+
+    T walk > T product + 4 sqrt(T) operators, each of them launched: steps walk chunks for states and for products.
+    """
+    return max(_SHORT, (4 * operators * _RATES.launch / (walk - product)) ** 2) if walk > product else math.inf
+
+
+def _applied(a: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    return a @ s + b
+
+
+def _multiplied(a: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    return torch.addcmul(b, a, s)
+
+
+def scan(a: Tensor, b: Tensor, start: Tensor, apply: Apply, step: Step) -> Tensor:
+    """All states of s[k] = step(a[k], s[k-1], b[k]), elementwise, where `apply` composes two coefficients."""
     steps = b.shape[0]
     if steps <= _SHORT:
-        return _walk(a, b, start, apply, plus)
+        return _walk(a, b, start, step)
     size = math.isqrt(steps - 1) + 1
     count = steps // size
     whole = count * size
     # a full part of `count` chunks and a tail shorter than a chunk
-    chunked_a = a[:whole].reshape(count, size, *a.shape[1:])
-    chunked_b = b[:whole].reshape(count, size, *b.shape[1:])
-    local, product = [chunked_b[:, 0]], [chunked_a[:, 0]]
-    for j in range(1, size):
-        step = chunked_a[:, j]
-        local.append(plus(apply(step, local[-1]), chunked_b[:, j]))
-        product.append(apply(step, product[-1]))
-    carries = scan(product[-1], local[-1], start, apply, plus)  # the state each chunk ends in
+    (first_a, *rest_a) = a[:whole].reshape(count, size, *a.shape[1:]).unbind(1)
+    (first_b, *rest_b) = b[:whole].reshape(count, size, *b.shape[1:]).unbind(1)
+    product, local = [first_a], [first_b]
+    for next_a, next_b in zip(rest_a, rest_b, strict=True):
+        local.append(step(next_a, local[-1], next_b))
+        product.append(apply(next_a, product[-1]))
+    carries = scan(product[-1], local[-1], start, apply, step)  # the state each chunk ends in
     before = torch.cat([start.expand_as(carries[0]).unsqueeze(0), carries[:-1]])
-    states = plus(torch.stack(local, 1), apply(torch.stack(product, 1), before.unsqueeze(1)))
+    states = step(torch.stack(product, 1), before.unsqueeze(1), torch.stack(local, 1))
     states = states.reshape(whole, *states.shape[2:])
     if whole == steps:
         return states
-    return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], apply, plus)])
+    return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], step)])
 
 
-def _walk(a: Tensor, b: Tensor, start: Tensor, apply: Apply, plus: Apply) -> Tensor:
+def _walk(a: Tensor, b: Tensor, start: Tensor, step: Step) -> Tensor:
     state, states = start, []
-    for step_a, step_b in zip(a.unbind(0), b.unbind(0), strict=True):
-        state = plus(apply(step_a, state), step_b)
+    for next_a, next_b in zip(a.unbind(0), b.unbind(0), strict=True):
+        state = step(next_a, state, next_b)
         states.append(state)
     return torch.stack(states)

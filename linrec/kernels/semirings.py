@@ -6,13 +6,20 @@ that they found (linrec/linear/tropical.py), exact where several paths tie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from linrec.kernels.scan import Apply, scan
+from linrec.kernels.scan import Apply, scan, scan_matrices, shortest
+from linrec.linear.cost import Machine
 
+_RATES = Machine()
+_PASSES = 8  # elementwise operations of a product and a sum
+_AT_ONCE = 1 << 20  # numbers of an intermediate
+_TOTALS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "max-plus": torch.amax, "min-plus": torch.amin, "log-sum-exp": torch.logsumexp,
+}  # fmt: skip
 _PLUS: dict[str, tuple[Apply, float]] = {
     "max-plus": (torch.maximum, float("-inf")),
     "min-plus": (torch.minimum, float("inf")),
@@ -24,27 +31,38 @@ def semiring_scan(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """All states of s[k] = a[k] + s[k-1] (plus) b[k], elementwise: (T or 1, e or 1s), (T, e), (e) -> (T, e)."""
     plus, zero = _PLUS[name]
     a, b, start = a.detach().expand(b.shape[0], *a.shape[1:]), b.detach(), start.detach()
-    return scan(a, b, start, lambda x, s: _times(x, s, zero), plus)
+    times = _product(a, zero)
+    return scan(a, b, start, times, lambda x, s, added: plus(times(x, s), added))
 
 
 def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """The same with matrices: (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n); O(T n^3) operations."""
     plus, zero = _PLUS[name]
+    times = _product(a, zero)
 
     def apply(x: Tensor, s: Tensor) -> Tensor:
-        # sum over j of x[i, j] + s[j, k]; n calls keep the memory at that of the result
-        total = _times(x[..., :, :1], s[..., :1, :], zero)
+        # sum over j of x[i, j] + s[j, k]: all at once, or by n calls that keep the memory at that of the result
+        if x.numel() * s.shape[-1] <= _AT_ONCE:
+            return _TOTALS[name](times(x.unsqueeze(-1), s.unsqueeze(-3)), -2)
+        total = times(x[..., :, :1], s[..., :1, :])
         for j in range(1, x.shape[-1]):
-            total = plus(total, _times(x[..., :, j : j + 1], s[..., j : j + 1, :], zero))
+            total = plus(total, times(x[..., :, j : j + 1], s[..., j : j + 1, :]))
         return total
 
     a, b, start = a.detach(), b.detach(), start.detach()
-    return scan(a, b.unsqueeze(-1), start.unsqueeze(-1), apply, plus).squeeze(-1)
+    n, rate = b.shape[-1], _RATES.vector / _PASSES
+    work = n * b[0].numel() / rate
+    short = shortest(4 * _RATES.launch + work, n * a[0].numel() / rate + 2 * work, operators=5)
+    return scan_matrices(a, b, start, lambda x, s, added: plus(apply(x, s), added), zero, short)
 
 
-def _times(a: Tensor, s: Tensor, zero: float) -> Tensor:
+def _product(a: Tensor, zero: float) -> Apply:
+    """The product with these coefficients, and with products of them."""
+    is_known = not torch._C._functorch.is_functorch_wrapped_tensor(a) and not torch.compiler.is_compiling()
+    if is_known and bool(torch.isfinite(a).all()):
+        return torch.add
     # zero absorbs, infinities of the other sign included
-    return torch.where(a == zero, zero, a + s)
+    return lambda x, s: torch.where(x == zero, zero, x + s)
 
 
 def semiring_tangent(x: Tensor) -> Tensor:

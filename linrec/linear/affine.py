@@ -14,6 +14,7 @@ of paths from a state to the value.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,11 @@ class Factor:
     axes: tuple[Axis, ...] = ()
     inverse: bool = False
     conjugate: bool = False
+
+    @property
+    def labels(self) -> frozenset[Label]:
+        """The labels of all axes."""
+        return frozenset(x for axis in self.axes for x in axis)
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,43 @@ def same_split(left: Axis, right: Axis, labels: Labels) -> bool:
 
 
 def split_to(term: Term, axis: Axis, parts: tuple[Dim, ...], labels: Labels) -> tuple[Term, tuple[Axis, ...]] | None:
-    """Cut the one label of `axis` into labels of sizes `parts`; None where it has other cuts already."""
+    """Cut a merged axis into axes of sizes `parts`; None where a cut goes across a label, as of (2, 3) into (3, 2)."""
     kept = [p for p in parts if p != 1]
-    if [labels.size[label] for label in axis] == kept:
-        new: tuple[Label, ...] = axis
-    elif len(axis) == 1:
-        new = tuple(label for p in kept for label in labels.axis(p))
-        term = relabel(term, {axis[0]: new})
+    cuts = [labels.size[label] for label in axis]
+    if len(axis) == 1 or cuts == kept:
+        pieces = [kept] if len(axis) == 1 else [[c] for c in cuts]
     else:
+        found = _refined([c for c in cuts if isinstance(c, int)], [p for p in kept if isinstance(p, int)])
+        if found is None or not all(isinstance(d, int) for d in (*cuts, *kept)):
+            return None
+        pieces = [list(piece) for piece in found]
+    change = {
+        label: tuple(x for p in piece for x in labels.axis(p))
+        for label, piece in zip(axis, pieces, strict=True)
+        if piece != [labels.size[label]]
+    }
+    term = relabel(term, change)
+    rest = [x for label in axis for x in change.get(label, (label,))]
+    made: list[Axis] = []
+    for part in parts:
+        mine: list[Label] = []
+        while part != 1 and labels.extent(tuple(mine)) != part:
+            mine.append(rest.pop(0))
+        made.append(tuple(mine))
+    return term, tuple(made)
+
+
+def _refined(cuts: list[int], parts: list[int]) -> list[list[int]] | None:
+    """Each of `cuts` as a product such that `parts` are products of neighbours: the common refinement, if there is one."""
+
+    def ends(sizes: list[int]) -> set[int]:  # products of the last sizes
+        return {math.prod(sizes[i:]) for i in range(len(sizes))}
+
+    points = sorted(ends(cuts) | ends(parts) | {1}, reverse=True)
+    if 0 in points or any(a % b for a, b in itertools.pairwise(points)):
         return None
-    rest = iter(new)
-    return term, tuple(() if p == 1 else (next(rest),) for p in parts)
+    found: list[list[int]] = []
+    for i in range(len(cuts)):
+        inside = [p for p in points if math.prod(cuts[i + 1 :]) <= p <= math.prod(cuts[i:])]
+        found.append([a // b for a, b in itertools.pairwise(inside)])
+    return found

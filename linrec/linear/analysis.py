@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Type, Use
-from linrec.linear.affine import Form, Labels, Refusal, variable
+from linrec.linear.affine import MAX_TERMS, Form, Labels, Refusal, variable
 from linrec.linear.rules import apply
 from linrec.linear.semirings import SEMIRINGS, SUM, Semiring
 
@@ -46,6 +46,15 @@ class Analysis:
         if not any(self.form(use) is not None for use in op.uses()):
             return
         result = apply(op, self)
+        if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
+            from linrec.linear.paths import joined  # writes ops, as everything built on analyses does
+
+            result = joined(result, self, op.result, self.type(Use(op.result)).dtype)
+            if len(result.terms) > MAX_TERMS:
+                reason = f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths"
+                result = Refusal(
+                    "LR1298", op.result, reason, "combine the coefficients first: h @ A + h @ B is h @ (A + B)"
+                )
         if isinstance(result, Refusal):
             self.refusal = result
         else:

@@ -286,7 +286,7 @@ class _Lowering:
                 tensor = write.make("permute", (tensor, tuple(order_)), now)
             type_ = Type(self.dtype, v.type.shape) if self.is_real else v.type
             if type_.dtype != self.dtype:
-                tensor = write.make("to", (tensor, type_.dtype), now, dtype=type_.dtype)
+                tensor = write.make("to", (tensor, Atom(LONG[type_.dtype])), now, dtype=type_.dtype)
             if final:
                 found[v.use.name] = [Op(v.use.name, "alias", (tensor,), (), type_)]
                 continue

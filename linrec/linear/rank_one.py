@@ -85,7 +85,7 @@ class _Finder:
             return self.refuse("it has several states, or reads one further back than one step")
         analysis = self.analyse(recurrence.members, [Use(self.state, 1)])
         form = analysis.forms.get(self.state)
-        if analysis.refusal is not None or form is None:
+        if analysis.refusal is not None or form is None or any(t.conjugate for t in form.terms):
             return self.refuse("it is not affine")
         self.before = analysis.variables[Use(self.state, 1)].terms[0].axes  # labels of the state's axes
         type_ = analysis.type(Use(self.state))
@@ -165,7 +165,7 @@ class _Finder:
         """Does every term sum over exactly one axis of the state and keep the others, none merged or repeated?"""
         for term in form.terms:
             gone = [s for s in term.state_axes if s and s not in term.axes]
-            if len(gone) != 1 or any(a and a not in term.state_axes for a in term.axes):
+            if term.conjugate or len(gone) != 1 or any(a and a not in term.state_axes for a in term.axes):
                 return False
         return bool(form.terms)
 
@@ -176,7 +176,7 @@ class _Finder:
         for i, factor in enumerate(term.factors):
             mine = {x for axis in factor.axes for x in axis}
             inner = mine - {x for a, s in zip(term.axes, term.state_axes, strict=False) if a == s for x in a}
-            if len(inner) < 2 or not isinstance(factor.value, Use) or factor.inverse:
+            if len(inner) < 2 or not isinstance(factor.value, Use) or not _is_plain(factor):
                 continue
             # an axis pair in it joins two ends of the term: the rows and columns of a matrix
             rest = term.factors[:i] + term.factors[i + 1 :]
@@ -220,7 +220,7 @@ class _Finder:
                 found.append((axes, factors, pairs))
                 continue
             assert isinstance(wide.value, Use)
-            parts = None if wide.inverse else self.products(wide.value, joined=False)
+            parts = None if not _is_plain(wide) else self.products(wide.value, joined=False)
             if parts is None or any(more for _, _, more in parts):
                 return None
             rest = tuple(f for f in factors if f is not wide)
@@ -241,8 +241,13 @@ class _Finder:
             return term.axes, term.factors, ((term.state_axes[0], term.state_axes[1]),)
         if op is not None and op.kind == "diag_embed" and len(op.args) == 1:
             pair = (term.state_axes[-2], term.state_axes[-1])
-            return term.axes, (*term.factors, Factor(op.args[0], term.state_axes[:-1])), (pair,)
-        return term.axes, (*term.factors, self.stripped(Factor(term.state, term.state_axes))), ()
+            return (
+                term.axes,
+                (*term.factors, Factor(op.args[0], term.state_axes[:-1], conjugate=term.conjugate)),
+                (pair,),
+            )
+        end = Factor(term.state, term.state_axes, conjugate=term.conjugate)
+        return term.axes, (*term.factors, self.stripped(end)), ()
 
     def stripped(self, factor: Factor) -> Factor:
         """The coefficient without copies and axes of size one: equal coefficients look equal."""
@@ -419,6 +424,11 @@ class _Twins:
         name, source = f"{self.reader}.twin{len(self.ops)}", self.by_name.get(use.name)
         self.ops.append(Op(name, "alias", (use,), (), self.types[use.name], None if source is None else source.time))
         return Use(name)
+
+
+def _is_plain(factor: Factor) -> bool:
+    """Is it the value itself, neither its inverse nor its conjugate?"""
+    return not (factor.inverse or factor.conjugate)
 
 
 def _mapped(arg: Arg, change: Callable[[Use], Arg]) -> Arg:

@@ -2,7 +2,8 @@
 
 An axis of the state *mixes* if some path sums over it, is *touched* if coefficients differ along it,
 and is batch otherwise. No mixing and no touching: scalar. Touching alone: diagonal. Mixing: dense, or
-block-diagonal if an axis of known length besides is touched or several states are coupled elementwise. A path
+block-diagonal if an axis of known length besides is touched or several states, or a state and its conjugate, are
+coupled elementwise. A path
 whose coefficients fall into a part that reads the state and a part that writes it is an outer product: diagonal +
 low rank. Reads further back than one step: companion.
 """
@@ -27,7 +28,7 @@ def structure_of(graph: Graph, recurrence: Recurrence) -> str:
         if all(_is_outer(term) for term in mixed) and len(mixed) < _width(mixed[0], analysis):
             return "diagonal+low-rank"
         return "block-diagonal" if any(_has_blocks(term, analysis) for _, term in terms) else "dense"
-    if any(term.state.name != state for state, term in terms):
+    if any(term.state.name != state or term.conjugate for state, term in terms):
         return "block-diagonal"
     return "diagonal" if any(_touched(term) & _passing(term) for _, term in terms) else "scalar"
 

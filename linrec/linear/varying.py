@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from linrec.ir import Arg, Graph, Op, Recurrence, Time, Type, Use, order
+from linrec.dtypes import LONG
+from linrec.ir import Arg, Atom, Graph, Op, Recurrence, Time, Type, Use, order
 from linrec.linear.affine import Refusal
 from linrec.linear.analysis import Analysis, analysed, state_reads
+from linrec.linear.rules.reals import conjugated
 from linrec.linear.semirings import SEMIRINGS
-from linrec.linear.system import CONJUGATED, Writer, product
+from linrec.linear.system import Writer, product
 from linrec.sizes import Dim
 
 
@@ -27,22 +29,29 @@ class Layout:
     passing: tuple[int, ...]
     widths: tuple[Dim, ...]  # of each state's mixing axes
     depths: tuple[int, ...]  # how far back each state is read
+    twins: tuple[bool, ...]  # whether each state's conjugate is a state too
 
     @property
     def width(self) -> Dim:
         """n, all states at all delays."""
         total: Dim = 0
-        for width, depth in zip(self.widths, self.depths, strict=True):
-            total = width * depth + total
+        for width, depth, twin in zip(self.widths, self.depths, self.twins, strict=True):
+            total = width * depth * (1 + twin) + total
         return total
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of the vector: a state so many steps back, or its conjugate."""
+
+    use: Use
+    conjugate: bool = False
 
 
 def layout_of(graph: Graph, recurrence: Recurrence) -> Layout | Refusal:
     """Passing and mixing axes of a proven recurrence."""
     reads = state_reads(graph, recurrence)
     analysis = analysed(graph, recurrence)
-    if analysis.conjugates():
-        return CONJUGATED
     shapes = [analysis.type(Use(s)).shape for s in recurrence.states]
     rank = min(map(len, shapes))
     passing = {i for i in range(rank) if len({s[i] for s in shapes}) == 1}
@@ -52,10 +61,23 @@ def layout_of(graph: Graph, recurrence: Recurrence) -> Layout | Refusal:
     axes = tuple(sorted(passing))
     widths = tuple(product([d for i, d in enumerate(shape) if i not in passing]) for shape in shapes)
     depths = tuple(max(u.delay for u in reads if u.name == s) for s in recurrence.states)
-    layout = Layout(axes, widths, depths)
+    # z -> A z + B z* is linear over the reals only; over the complex numbers (z, z*) -> ((A, B), (B*, A*)) (z, z*) is
+    meets = any(term.conjugate for state in recurrence.states for term in analysis.forms[state].terms)
+    twins = tuple(meets and analysis.type(Use(s)).dtype[0] == "c" for s in recurrence.states)
+    layout = Layout(axes, widths, depths, twins)
     if not isinstance(layout.width, int):
         return Refusal("LR2002", recurrence.states[0], "coefficients mix an axis of unknown length")
     return layout
+
+
+def touched(layout: Layout, recurrence: Recurrence, analysis: Analysis) -> set[int]:
+    """The passing axes along which coefficients differ."""
+    found = set()
+    for state in recurrence.states:
+        for term in analysis.forms[state].terms:
+            held = {x for f in term.factors for x in f.labels}
+            found |= {i for i in layout.passing if held & set(term.axes[i])}
+    return found
 
 
 def lower_varying(graph: Graph, recurrence: Recurrence) -> Graph:
@@ -85,13 +107,19 @@ class Lowering:
 
     def __init__(self, graph: Graph, recurrence: Recurrence, layout: Layout) -> None:
         self.graph, self.recurrence, self.layout = graph, recurrence, layout
-        reads = [
-            Use(s, d) for s, depth in zip(recurrence.states, layout.depths, strict=True) for d in range(1, depth + 1)
+        self.slots = [
+            Slot(Use(s, d), conjugate)
+            for s, depth, twin in zip(recurrence.states, layout.depths, layout.twins, strict=True)
+            for conjugate in (False, True)[: 1 + twin]
+            for d in range(1, depth + 1)
         ]
-        self.reads = reads
+        reads = [slot.use for slot in self.slots if not slot.conjugate]
         self.analysis = Analysis(graph, recurrence.members, reads, SEMIRINGS[recurrence.semiring])
         first = self.analysis.type(Use(recurrence.states[0]))
-        self.write = Writer(self.analysis, first.dtype, recurrence.name)
+        dtypes = {self.analysis.type(Use(s)).dtype for s in recurrence.states}
+        complex_ = any(d[0] == "c" for d in dtypes)
+        dtype = first.dtype if not complex_ else "c128" if dtypes & {"c128", "f64"} else "c64"
+        self.write = Writer(self.analysis, dtype, recurrence.name)
         self.time = graph.time(recurrence.time)
         self.shape = tuple(first.shape[i] for i in layout.passing)
         self.diagonal = layout.width == 1
@@ -120,12 +148,12 @@ class Lowering:
         """A[k] as a per-step value of shape (e or 1s, n, n), or (e or 1s) if n is one."""
         lines: list[Arg] = []
         lead = self._touched()
-        for row, state in [(u, u.name) for u in self.reads]:
-            cells: list[Arg] = [self._cell(row, state, column, lead) for column in self.reads]
+        for row in self.slots:
+            cells: list[Arg] = [self._cell(row, column, lead) for column in self.slots]
             if self.diagonal:
                 assert isinstance(cells[0], Use)
                 return self.write.make("reshape", (cells[0], lead), lead)
-            height = self._width(row)
+            height = self._width(row.use)
             lines.append(self.write.make("cat", (tuple(cells), -1), (*lead, height, *self.n)))
         if len(lines) == 1 and isinstance(lines[0], Use):
             return lines[0]
@@ -133,28 +161,25 @@ class Lowering:
 
     def _touched(self) -> tuple[Dim, ...]:
         """The passing axes, of size one where no coefficient differs along them."""
-        touched = set()
-        for state in self.recurrence.states:
-            for term in self.analysis.forms[state].terms:
-                held = {x for f in term.factors for axis in f.axes for x in axis}
-                touched |= {i for i in self.layout.passing if held & set(term.axes[i])}
-        return tuple(d if i in touched else 1 for i, d in zip(self.layout.passing, self.shape, strict=True))
+        differing = touched(self.layout, self.recurrence, self.analysis)
+        return tuple(d if i in differing else 1 for i, d in zip(self.layout.passing, self.shape, strict=True))
 
     def _width(self, use: Use) -> Dim:
         return self.layout.widths[self.recurrence.states.index(use.name)]
 
-    def _cell(self, row: Use, state: str, column: Use, lead: tuple[Dim, ...]) -> Use:
+    def _cell(self, row: Slot, column: Slot, lead: tuple[Dim, ...]) -> Use:
         """The block that takes the state `column` to the state `row`."""
-        write = self.write
-        shape = (*lead, self._width(row), self._width(column))
-        if row.delay > 1:
-            if column != Use(row.name, row.delay - 1):
+        write, state, delay = self.write, row.use.name, row.use.delay
+        shape = (*lead, self._width(row.use), self._width(column.use))
+        if delay > 1:
+            if column != Slot(Use(state, delay - 1), row.conjugate):
                 return self._zeros(shape)
-            eye = write.make("reshape", (write.eye(self._width(row)), (*[1] * len(lead), *shape[-2:])), shape)
+            eye = write.make("reshape", (write.eye(self._width(row.use)), (*[1] * len(lead), *shape[-2:])), shape)
             return write.make("expand", (eye, shape), shape)
         total: Use | None = None
-        for term in self.analysis.forms[state].terms:
-            if term.state != column:
+        for path in self.analysis.forms[state].terms:
+            term = conjugated(path, self.analysis) if row.conjugate else path
+            if Slot(term.state, term.conjugate) != column:
                 continue
             passing = [term.axes[i] for i in self.layout.passing]
             kept = [axis if size != 1 else () for axis, size in zip(passing, lead, strict=True)]
@@ -171,10 +196,11 @@ class Lowering:
     def _offset(self) -> Use:
         """b[k] as a per-step value of shape (e, n), or (e) if n is one."""
         parts: list[Arg] = []
-        for use in self.reads:
+        for slot in self.slots:
+            use = slot.use
             size = (*self.shape, self._width(use))
             offset = self.analysis.forms[use.name].offset if use.delay == 1 else None
-            parts.append(self._zeros(size) if offset is None else self._ordered(use, offset, size))
+            parts.append(self._zeros(size) if offset is None else self._ordered(slot, offset, size))
         return self._side_by_side(parts)
 
     def _side_by_side(self, parts: list[Arg]) -> Use:
@@ -186,10 +212,12 @@ class Lowering:
         assert isinstance(joined, Use)
         return self.write.make("reshape", (joined, self.shape), self.shape) if self.diagonal else joined
 
-    def _ordered(self, use: Use, value: Arg, size: tuple[Dim, ...]) -> Use:
+    def _ordered(self, slot: Slot, value: Arg, size: tuple[Dim, ...]) -> Use:
         """A value of the state's shape with its passing axes first and its mixing axes merged."""
-        write, shape = self.write, self.analysis.type(Use(use.name)).shape
+        write, shape = self.write, self.analysis.type(Use(slot.use.name)).shape
         tensor = write.number(value) if not isinstance(value, Use) else write.cast(value)
+        if slot.conjugate:
+            tensor = write.make("conj_physical", (tensor,), write.types[tensor.name].shape)
         if write.types[tensor.name].shape != shape:
             tensor = write.make("expand", (tensor, shape), shape)
         axes = (*self.layout.passing, *(i for i in range(len(shape)) if i not in self.layout.passing))
@@ -199,9 +227,9 @@ class Lowering:
 
     def _initial(self) -> Use:
         parts: list[Arg] = []
-        for use in self.reads:
-            value = self.graph.op(use.name).init[use.delay - 1]
-            parts.append(self._ordered(use, value, (*self.shape, self._width(use))))
+        for slot in self.slots:
+            value = self.graph.op(slot.use.name).init[slot.use.delay - 1]
+            parts.append(self._ordered(slot, value, (*self.shape, self._width(slot.use))))
         return self._side_by_side(parts)
 
     # back to signals -----------------------------------------------------------------------------------
@@ -209,13 +237,15 @@ class Lowering:
     def _signals(self, states: Use) -> dict[str, Op]:
         """Each state as a signal of its own shape."""
         write, found, start = self.write, {}, 0
-        for state, width, depth in zip(self.recurrence.states, self.layout.widths, self.layout.depths, strict=True):
+        layout = self.layout
+        parts = zip(self.recurrence.states, layout.widths, layout.depths, layout.twins, strict=True)
+        for state, width, depth, twin in parts:
             assert isinstance(width, int)
             shape = self.analysis.type(Use(state)).shape
             part = states
             if not self.diagonal and width != self.layout.width:
                 part = write.make("slice", (states, -1, start, start + width), (self.time.trip, *self.shape, width))
-            start += width * depth
+            start += width * depth * (1 + twin)
             rest = [i for i in range(len(shape)) if i not in self.layout.passing]
             rows = (self.time.trip, *self.shape, *(shape[i] for i in rest))
             part = write.make("reshape", (part, rows), rows)
@@ -225,7 +255,11 @@ class Lowering:
                 part = write.make("permute", (part, back), (self.time.trip, *shape))
             own = self.analysis.type(Use(state))
             if own.dtype != write.dtype:
-                part = write.make("to", (part, own.dtype), (self.time.trip, *shape), dtype=own.dtype)
+                if write.dtype[0] == "c" and own.dtype[0] != "c":
+                    part = write.make(
+                        "real", (part,), (self.time.trip, *shape), dtype="f64" if write.dtype == "c128" else "f32"
+                    )
+                part = write.make("to", (part, Atom(LONG[own.dtype])), (self.time.trip, *shape), dtype=own.dtype)
             source = self.graph.op(state)
             found[state] = replace(source, kind="signal", args=(part, 0, 0, 1), attrs=(), type=Type(own.dtype, shape))
         return found

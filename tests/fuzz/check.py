@@ -29,6 +29,18 @@ SHORT, LONG = 64, 512
 TOLERANCE = 1e-8
 LARGEST = 1e6  # programs that grow beyond this are not fit to compare
 SECONDS = 20
+# What Python and torch raise for a program that is wrong. A LinrecError is judged beside these: the original accepted the
+# call, so that a refusal is a failure too. Anything else is a fault of the judge and ends the run.
+RAISED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 INVALID, SAME = "invalid", "same"
 # in the order in which they matter
@@ -93,7 +105,7 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
         wanted = [_outcome(original, program.arguments(*c)) for c in calls]
         with torch.no_grad():
             large = original(*program.arguments(SHORT, FIRST[1]))
-    except Exception as error:  # whatever a generated program does wrong by itself
+    except RAISED as error:  # whatever a generated program does wrong by itself
         return Judgement(INVALID, f"{type(error).__name__}: {error}")
     if not all(_is_bounded(x) for x in (*tree_leaves(large), *(leaf for w in wanted for leaf in w.leaves))):
         return Judgement(INVALID, "values grow without bound")
@@ -108,7 +120,7 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
                     return found
             gradients = wanted[0].is_differentiable
             operators = (0, 0) if program.nonlinear else _counted(made, program, gradients)
-    except Exception as error:  # the original runs on the same arguments: nothing may be raised
+    except (*RAISED, linrec.LinrecError) as error:  # the original ran on the same arguments: nothing may be raised
         return Judgement("exception", f"{type(error).__name__}: {error} ({_place(error)})")
     report = linrec.report(made)
     codes = tuple(sorted({r.code for r in report.recurrences if r.code} | ({report.code} if report.code else set())))

@@ -10,6 +10,7 @@ from programs import Drawn
 from fuzz.misses import missed
 from fuzz.operators import Value, affine
 from fuzz.scope import Scope, Shape, coefficient, flag, mask, offset, param, stream
+from fuzz.vocabulary import moved
 
 
 @dataclass
@@ -445,6 +446,8 @@ def _complex(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: bool
         f"{lam} * {old} + torch.complex({u}, {u})",
         f"{lam} * (0.5 * {old} - 0.3j * {old}) + {u}",
         f"0.5 * {lam} * {old}.roll(1, -1) + {u}",
+        f"{lam} * {old}.conj() + {u}",
+        f"{lam} * (0.6 * {old} + 0.3 * {old}.real) + {u}",
     ]
     s.lines.append(f"{h} = {s.c.pick(forms)}")
     made.reads = [(h, made.shape)]
@@ -547,8 +550,17 @@ def _semiring(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: boo
             f"F.logsigmoid({stream(s, made.shape)})",
         ]
     )
-    moved = c.pick([h, f"({h} + {a})", f"({h} - {a})", f"({a} + {h})"])
-    forms = [c.pick(join).format(moved, u), c.pick(join).format(u, moved)]
+    added = c.pick([h, f"({h} + {a})", f"({h} - {a})", f"({a} + {h})", f"torch.sub({h}, {u})"])
+    if added == h and a != "0.1" and c.chance(50):
+        added = f"torch.rsub({a}, {h})"
+    for _ in range(c.pick([0, 1, 2, 2])):
+        added = moved(s, added, made.shape)
+    forms = [c.pick(join).format(added, u), c.pick(join).format(u, added)]
+    forms += {
+        "max": [f"F.relu({added} + {u})", f"({added} + {u}).clamp(min=-0.5)", f"torch.clamp_min({u} + {added}, 0.1)"],
+        "min": [f"({added} + {u}).clamp(max=0.5)", f"torch.clamp_max({added} + {u}, 0.1)"],
+        "log": [],
+    }[which]
     if has_axis:
         n = made.shape[-1]
         W = param(s, (n, n), -0.9, 0.9)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fuzz.scope import Scope, Shape, coefficient, mask, matrix, offset, param, stream
+from fuzz.vocabulary import moved, summed
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _sums(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
     forms = [
         f"({h} - {h}.mean(-1, keepdim=True))", f"({h}.sum(dim=-1, keepdim=True) * {p})", f"({h} - {h}.mean(dim=0))",
         f"({h}.mean(-1).unsqueeze(-1) * {p})", f"(torch.sum({h} * {p}, -1, keepdim=True) * {p})", f"({p} * {h}.sum() / 16)",
-        f"({h} + 0.5 * torch.mean({h}, dim=-1, keepdim=True))", f"({h} @ {p}).unsqueeze(-1) * {p}",
+        f"({h} + 0.5 * torch.mean({h}, dim=-1, keepdim=True))", f"(({h} @ {p}).unsqueeze(-1) * {p})",
     ]  # fmt: skip
     if len(shape) > 2:
         forms += [
@@ -262,6 +263,12 @@ def _convolved(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     return None
 
 
+@_mixing
+def _worded(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
+    n = _last(shape)
+    return None if n < 2 else Value(summed(s, v.text, shape), (n + 1) * v.gain)
+
+
 # ---- axes --------------------------------------------------------------------------------------------
 
 
@@ -284,6 +291,11 @@ def _rearranged(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
         f"torch.index_select({h}, -1, {tensor})", f"{h}.roll(1, dims=-1)", f"torch.cat([{h}.narrow(-1, 1, {n - 1}), 0.5 * {h}.narrow(-1, 0, 1)], -1)",
     ]  # fmt: skip
     return Value(s.c.pick(forms), v.gain)
+
+
+@_shapes
+def _moved(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
+    return Value(moved(s, v.text, shape), 2 * v.gain)
 
 
 @_shapes

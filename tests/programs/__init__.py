@@ -23,6 +23,7 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 SCALED = ("scalar", "diagonal")  # one factor for a whole row of the batch: either name is right
 COUPLED = ("block-diagonal", "dense")  # a few states that mix elementwise: blocks, or one small matrix
+LOW_RANK = ("diagonal+low-rank", "dense")  # of width three or so: either is as cheap
 
 
 # ---- inputs ------------------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from programs import A, D, X, complex_, decays, index, lti, mask, matrix, normal, open_, program, refused, uniform
+from programs import A, D, X, complex_, decays, lti, matrix, normal, open_, program, refused, uniform
 from programs.operators import looped
 
 PRODUCT = ("LR1201", "LR1203")  # a product of two values of the state: the state is then in its own coefficient too
@@ -192,6 +191,21 @@ def coupled_through_a_gate(x: Tensor, a: Tensor) -> Tensor:
         h_new = a * h * torch.sigmoid(s) + u
         s = 0.5 * s + 0.1 * h
         h = h_new
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+@program(X, decays(4), expect=refused("LR1201", "LR1203", "LR1204"))
+def gate_hidden_in_a_helper(x: Tensor, w: Tensor) -> Tensor:
+    """`mix` is affine in each of its arguments, and gets the state twice."""
+
+    def mix(p: Tensor, q: Tensor, g: Tensor) -> Tensor:
+        return g * p + (1 - g) * q
+
+    h, ys = torch.zeros_like(x[:, 0]), []
+    for u in x.unbind(1):
+        h = mix(h, u, 0.1 * h + w[:3] * 0.5)
+        h = torch.where(u > 2, u, h) * 0.5
         ys.append(h)
     return torch.stack(ys, 1)
 
@@ -413,121 +427,6 @@ def autograd_function_on_the_state(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
     return a * straight + u
 
 
-# ---- comparisons -------------------------------------------------------------------------------------
-
-
-@program(X, D, expect=refused("LR1207", blames="where"))
-@looped
-def where_the_state_is_positive(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return torch.where(h > 0, a * h, 0.5 * h) + u
-
-
-@program(X, expect=refused("LR1207"))
-def leaky_integrate_and_fire(current: Tensor) -> Tensor:
-    """Threshold and reset to zero."""
-    v, spikes = torch.zeros_like(current[:, 0]), []
-    for t in range(current.shape[1]):
-        v = 0.9 * v + current[:, t]
-        spike = (v > 1.0).to(v.dtype)
-        v = v * (1 - spike)
-        spikes.append(v)
-    return torch.stack(spikes, 1)
-
-
-@program(X, expect=refused("LR1207"))
-def integrate_and_fire_soft_reset(current: Tensor) -> Tensor:
-    """Subtract the threshold at a spike."""
-    v, out = torch.zeros_like(current[:, 0]), []
-    for t in range(current.shape[1]):
-        v = v + current[:, t]
-        v = v - (v >= 1.0).double()
-        out.append(v)
-    return torch.stack(out, 1)
-
-
-@program(X, expect=refused("LR1207", blames="where"))
-def compressor(level: Tensor) -> Tensor:
-    """Attack and release: the state selects its own coefficient."""
-    env, out = torch.zeros_like(level[:, 0]), []
-    for t in range(level.shape[1]):
-        coefficient = torch.where(level[:, t] > env, 0.3, 0.95)
-        env = coefficient * env + (1 - coefficient) * level[:, t]
-        out.append(env)
-    return torch.stack(out, 1)
-
-
-@program(X, D, expect=refused("LR1207", "LR1204", blames="sign"))
-@looped
-def sign_of_the_state(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * h - 0.01 * torch.sign(h) + u
-
-
-@program(X, D, expect=refused("LR1207", "LR1204"))
-def sparse_state(x: Tensor, a: Tensor) -> Tensor:
-    """Soft thresholding: an iterative shrinkage step."""
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for t in range(x.shape[1]):
-        h = a * h + x[:, t]
-        h = h * (h.abs() > 0.1)
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-# ---- rounding and clamping ---------------------------------------------------------------------------
-
-
-@program(X, D, expect=refused("LR1208", blames="round"))
-@looped
-def rounded(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * h + torch.round(h * 8) / 64 + u
-
-
-@program(X, D, expect=refused("LR1208", blames="clamp"))
-@looped
-def clamped_far_away(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return (a * h + u).clamp(-1e6, 1e6)
-
-
-@program(normal("B", "T"), expect=refused("LR1208", blames="clamp"))
-def garch_with_a_floor(r: Tensor) -> Tensor:
-    sigma2, out = torch.ones_like(r[:, 0]), []
-    for t in range(r.shape[1]):
-        sigma2 = torch.clamp(0.1 + 0.1 * r[:, t] ** 2 + 0.8 * sigma2, min=1e-6)
-        out.append(sigma2)
-    return torch.stack(out, 1)
-
-
-@program(X, D, expect=refused("LR1208", "LR1204", blames="floor"))
-@looped
-def floored(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * h + 0.01 * h.floor() + u
-
-
-@program(X, expect=refused("LR1208", "LR1204", "LR1299", blames="%"))
-@looped
-def phase_that_wraps(phase: Tensor, u: Tensor) -> Tensor:
-    """An oscillator's phase."""
-    return (phase + 0.1 * u.abs()) % 1.0
-
-
-@program(X, D, expect=refused("LR1208", "LR1204", "LR1206", blames="long"))
-@looped
-def through_integers(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * h + 0.01 * h.long() + u
-
-
-@program(X, D, expect=refused("LR1206", "LR1208"))
-@looped
-def straight_through_rounding(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * (h + (torch.round(h * 16) / 16 - h).detach()) + u
-
-
-@program(X, D, expect=refused("LR1208", "LR1204", blames="hardtanh"))
-@looped
-def hard_limits(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return F.hardtanh(a * h + u, -100.0, 100.0)
-
-
 # ---- norms -------------------------------------------------------------------------------------------
 
 
@@ -577,192 +476,3 @@ def power_iteration(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
 def divided_by_its_norm(h: Tensor, u: Tensor) -> Tensor:
     g = 0.5 * h + u
     return g / (g.norm(dim=-1, keepdim=True) + 1.0)  # type: ignore[no-any-return]
-
-
-# ---- indices -----------------------------------------------------------------------------------------
-
-
-@program(X, D, expect=refused("LR1210"))
-@looped
-def index_from_argmax(h: Tensor, u: Tensor, a: Tensor) -> Tensor:
-    return a * h + 0.1 * h.gather(1, h.argmax(dim=1, keepdim=True)) + u
-
-
-@program(normal("B", "T", 4), expect=refused("LR1210", "LR1297"))
-@looped
-def order_from_the_state(h: Tensor, u: Tensor) -> Tensor:
-    order = torch.argsort(h[0])
-    return 0.8 * h[:, order] + u
-
-
-@program(index(4, "B", "T"), index(5, 5, 4), expect=refused("LR1210"))
-def automaton(letters: Tensor, successor: Tensor) -> Tensor:
-    """The state is an index into a table."""
-    at, path = torch.zeros_like(letters[:, 0]), []
-    for t in range(letters.shape[1]):
-        at = successor[at, letters[:, t]]
-        path.append(at)
-    return torch.stack(path, 1)
-
-
-@program(X, expect=refused("LR1210"))
-class GreedyDecoder(nn.Module):
-    """The last answer is embedded and fed back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(4, 3)
-        self.head = nn.Linear(3, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        token = torch.zeros(x.shape[0], dtype=torch.long)
-        out = []
-        for t in range(x.shape[1]):
-            logits = self.head(self.embedding(token) + x[:, t])
-            token = logits.argmax(-1)
-            out.append(logits)
-        return torch.stack(out, 1)
-
-
-# ---- what the trace cannot follow --------------------------------------------------------------------
-
-
-@program(normal("T", 3), refusal=("LR0301",))
-def branch_on_the_state(x: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[0]), []
-    for u in x:
-        if h.sum() > 0:
-            h = 0.5 * h
-        h = h + u
-        ys.append(h)
-    return torch.stack(ys)
-
-
-@program(normal("T", 3), mask("T"), refusal=("LR0301",))
-def branch_on_a_flag_of_the_input(x: Tensor, done: Tensor) -> Tensor:
-    """Linear, but which way it goes is known at run time only."""
-    h, ys = torch.zeros_like(x[0]), []
-    for t in range(len(x)):
-        if done[t]:
-            h = torch.zeros_like(h)
-        h = 0.9 * h + x[t]
-        ys.append(h)
-    return torch.stack(ys)
-
-
-@program(normal("T", 3), refusal=("LR0301", "LR0303"))
-def stops_early(x: Tensor) -> Tensor:
-    h = torch.zeros_like(x[0])
-    for u in x:
-        h = h + u
-        if h.norm() > 4:
-            break
-    return h
-
-
-@program(normal("T", 3), refusal=("LR0301", "LR0303"))
-def iterates_until_converged(x: Tensor) -> Tensor:
-    """A fixed point for each step, found by a loop with a tolerance."""
-    h, ys = torch.zeros_like(x[0]), []
-    for u in x:
-        z = h
-        while True:
-            new = 0.5 * torch.cos(z) + 0.1 * u
-            if (new - z).abs().max() < 1e-6:
-                break
-            z = new
-        h = z
-        ys.append(h)
-    return torch.stack(ys)
-
-
-@program(X, uniform(0.5, 0.9), refusal=("LR0302",))
-def item_of_a_coefficient(x: Tensor, a: Tensor) -> Tensor:
-    decay = a.item()
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for u in x.unbind(1):
-        h = decay * h + u
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-@program(X, D, refusal=("LR0302",))
-def float_of_the_state(x: Tensor, a: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for u in x.unbind(1):
-        scale = 1.0 / (1.0 + abs(float(h.detach().mean())))
-        h = a * scale * h + u
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-@program(uniform(0.2, 0.9, "T"), normal("T", 3), refusal=("LR0302",))
-def list_of_numbers(decay: Tensor, x: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[0]), []
-    for a, u in zip(decay.tolist(), x, strict=True):
-        h = math.sqrt(a) * h + u
-        ys.append(h)
-    return torch.stack(ys)
-
-
-@program(X, index(6, "B"), refusal=("LR0303", "LR0302"), smallest=6)
-def trip_count_from_lengths(x: Tensor, ends: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[:, 0]), [x[:, 0]]
-    for t in range(int(ends.max())):
-        h = 0.9 * h + x[:, t]
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-@program(normal("T", 3), index(4, 1), refusal=("LR0303", "LR0302"), smallest=4)
-def trip_count_from_item(x: Tensor, n: Tensor) -> Tensor:
-    h = torch.zeros_like(x[0])
-    for t in range(n.item() + 1):  # type: ignore[arg-type]
-        h = 0.9 * h + x[t]
-    return h
-
-
-SPECIAL = {3, 17, 40}
-
-
-def digits(t: int) -> int:
-    """The number of ones in t's binary digits."""
-    return bin(t).count("1")
-
-
-@program(X, D, expect=open_("LR0405"), refusal=("LR0405",), many=True, also=(130,))
-def step_chosen_by_a_set(x: Tensor, a: Tensor) -> Tensor:
-    """Linear at each length, but no function of t that the code shows."""
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for t in range(x.shape[1]):
-        if t in SPECIAL:
-            h = torch.flip(h, (-1,))
-        h = a * h + x[:, t]
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-@program(X, D, expect=open_("LR0405"), refusal=("LR0405",), many=True, also=(130,))
-def number_of_repeats_by_a_function(x: Tensor, a: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for t in range(x.shape[1]):
-        for _ in range(digits(t)):
-            h = a * h
-        h = h + x[:, t]
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-@program(X, decays(4), expect=refused("LR1201", "LR1203", "LR1204"))
-def gate_hidden_in_a_helper(x: Tensor, w: Tensor) -> Tensor:
-    """`mix` is affine in each of its arguments, and gets the state twice."""
-
-    def mix(p: Tensor, q: Tensor, g: Tensor) -> Tensor:
-        return g * p + (1 - g) * q
-
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for u in x.unbind(1):
-        h = mix(h, u, 0.1 * h + w[:3] * 0.5)
-        h = torch.where(u > 2, u, h) * 0.5
-        ys.append(h)
-    return torch.stack(ys, 1)

@@ -8,43 +8,15 @@ is free, nothing nonlinear is called linear), not from how the verifier works.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from linrec.ir import Arg, Graph, Op, Recurrence, Type, Use, map_uses, order
 from linrec.sizes import size
-
-Mutate = Callable[[Graph], Graph | None]
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A mutation after pass `step` on `program`; `forms` is asked of the compiler where the bug lives in one form."""
-
-    name: str
-    step: str
-    program: str
-    mutate: Mutate
-    forms: str = "auto"
-
+from seeded.seeding import Bug, registering
 
 BUGS: list[Bug] = []
-
-
-def bug(step: str, program: str, forms: str = "auto") -> Callable[[Mutate], Mutate]:
-    """Register a mutation under its function's name."""
-
-    def register(mutate: Mutate) -> Mutate:
-        def where_it_applies(graph: Graph) -> Graph | None:
-            try:
-                return mutate(graph)
-            except LookupError:  # an op or a recurrence that it speaks of is not there
-                return None
-
-        BUGS.append(Bug(mutate.__name__.replace("_", "-"), step, program, where_it_applies, forms))
-        return mutate
-
-    return register
+bug = registering(BUGS)
 
 
 # ---- small changes ----

@@ -13,8 +13,8 @@ from linrec.sizes import Dim
 
 
 @rule(
-    "alias", "clone", "contiguous", "to", "_to_copy", "float", "double", "type_as", "lift_fresh", "positive",
-    "resolve_conj", "resolve_neg", semirings=ALL,
+    "alias", "clone", "contiguous", "to", "_to_copy", "type_as", "positive", "resolve_conj", "resolve_neg",
+    semirings=ALL,
 )  # fmt: skip
 def _same(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
@@ -57,6 +57,8 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
         a, b = (i % rank for i in args if isinstance(i, int))
         order[a], order[b] = order[b], order[a]
         return order
+    if op.kind == "movedim":
+        return _with_axes_at(rank, *args)
     if op.kind == "permute" and isinstance(args[0], tuple):
         return [i % rank for i in args[0] if isinstance(i, int)]
     if op.kind == "unsqueeze" and isinstance(args[0], int):
@@ -71,6 +73,15 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
     return None
 
 
+def _with_axes_at(rank: int, source: Arg, target: Arg) -> list[int | None] | None:
+    """The axes `source` at the places `target`, the others in their order."""
+    pairs = [(a if isinstance(a, tuple) else (a,)) for a in (source, target)]
+    came, went = ([i % rank for i in axes if isinstance(i, int)] for axes in pairs)
+    rest = iter(i for i in range(rank) if i not in came)
+    placed = dict(zip(went, came, strict=True))
+    return [placed[i] if i in placed else next(rest) for i in range(rank)]
+
+
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", semirings=ALL)
 def _reshape(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
@@ -82,19 +93,41 @@ def _reshape(op: Op, build: Builder) -> Form | Refusal:
         return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
     terms: list[Term] = []
     for term in form.terms:
-        axes: list[Axis] = []
+        place = 0  # axes before it are those of the result
         for old, new in blocks:
-            merged = tuple(label for i in old for label in term.axes[i])
-            if len(new) == 1:
-                axes.append(merged)
-                continue
-            cut = split_to(term, merged, tuple(after[i] for i in new), build.labels)
-            if cut is None:
-                return Refusal("LR1299", op.result, f"`{op.kind}` cuts axes of the state across each other")
-            done, term = [tuple(axis) for axis in axes], cut[0]
-            axes = [*done, *cut[1]]
-        terms.append(replace(term, axes=tuple(axes)))
+            merged = tuple(label for axis in term.axes[place : place + len(old)] for label in axis)
+            made: tuple[Axis, ...] = (merged,)
+            if len(new) != 1:
+                cut = _cut(term, merged, tuple(after[i] for i in new), op, build)
+                if isinstance(cut, Refusal):
+                    return cut
+                term, made = cut
+            term = replace(term, axes=(*term.axes[:place], *made, *term.axes[place + len(old) :]))
+            place += len(new)
+        terms.append(term)
     return through(op, build, 0, form, tuple(terms))
+
+
+def _cut(
+    term: Term, axis: Axis, parts: tuple[Dim, ...], op: Op, build: Builder
+) -> tuple[Term, tuple[Axis, ...]] | Refusal:
+    """An axis of a term cut into parts; where they go across its labels it is made one label first, by an identity."""
+    cut = split_to(term, axis, parts, build.labels)
+    if cut is None:
+        length = build.labels.extent(axis)
+        if not isinstance(length, int):
+            return unknown_length(op)
+        one = build.labels.axis(length)
+        eye = build.make("eye", (length,), Type(_type(op).dtype, (length, length)), (("dtype", dtype_of(op)),))
+        assert isinstance(eye, Use)
+        cut = split_to(term.times(Factor(build.indicator(eye), (axis, one))), one, parts, build.labels)
+        assert cut is not None, "an axis of one label can be cut anywhere"
+    return cut
+
+
+def _type(op: Op) -> Type:
+    assert isinstance(op.type, Type)
+    return op.type
 
 
 def _blocks(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
@@ -130,25 +163,17 @@ def _sum(op: Op, build: Builder) -> Form | Refusal:
     terms: list[Term] = []
     for term in form.terms:
         term = fresh(term, build.labels)
+        held = {x for axis in term.state_axes for x in axis} | {x for f in term.factors for a in f.axes for x in a}
+        summed = [x for i in chosen for x in term.axes[i]]
+        # along labels that the result alone has the state was repeated: there a sum is a product, a mean the same
+        counted = [x for x in summed if (x in held) == (op.kind == "mean")]
+        sizes = [build.labels.size[x] for x in counted]
+        if not all(isinstance(n, int) for n in sizes):
+            return unknown_length(op)
         axes = tuple(() if i in chosen else axis for i, axis in enumerate(term.axes) if keep or i not in chosen)
-        factors = [*term.factors]
-        missing = _summed_alone(term, chosen)
-        if missing:
-            # a label that only the result had: summing it multiplies by its length
-            return Refusal("LR1299", op.result, f"no rule for `{op.kind}` over an axis the state was repeated along")
-        if op.kind == "mean":
-            for i in chosen:
-                size = shape[i]
-                if not isinstance(size, int):
-                    return unknown_length(op)
-                factors.append(Factor(size, (), inverse=True))
-        terms.append(replace(term, axes=axes, factors=tuple(factors)))
+        scales = [Factor(n, (), inverse=op.kind == "mean") for n in sizes]
+        terms.append(term.times(*scales, axes=axes))
     return through(op, build, 0, form, tuple(terms))
-
-
-def _summed_alone(term: Term, chosen: set[int]) -> bool:
-    held = {x for axis in term.state_axes for x in axis} | {x for f in term.factors for axis in f.axes for x in axis}
-    return any(label not in held for i in chosen for label in term.axes[i])
 
 
 @rule("cat", "stack", semirings=ALL)

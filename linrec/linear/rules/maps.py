@@ -7,7 +7,7 @@ pass on to which axis of the result, and along which of those a coefficient diff
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
@@ -216,14 +216,53 @@ def _type(op: Op) -> Type:
 # ---- sums with weights ----------------------------------------------------------------------------------------
 
 
-@rule("cumsum", "diff")
+@rule("cumsum")
 def _running(op: Op, build: Builder) -> Form | Refusal:
-    if op.kind == "diff" and any(build.form(a) is not None for a in (*op.args[3:], *dict(op.attrs).values())):
-        return Refusal("LR1299", op.result, "no rule for `diff` with the state before or after it")
-    rank = len(build.type(op.args[0]).shape)
-    dim = op.args[1] if op.kind == "cumsum" else dict(op.attrs).get("dim", op.args[2] if len(op.args) > 2 else -1)
+    rank, dim = len(build.type(op.args[0]).shape), op.args[1]
     assert isinstance(dim, int)
     return mapped(op, build, along(0, (dim % rank,), rank))
+
+
+@rule("diff")
+def _differences(op: Op, build: Builder) -> Form | Refusal:
+    # linear in x, what comes before it and what comes after it together: a sum of maps, each with zeros for the others
+    given = dict(op.attrs)
+    order, dim, before, after = (
+        op.args[i] if len(op.args) > i else given.get(name, default)
+        for i, name, default in ((1, "n", 1), (2, "dim", -1), (3, "prepend", None), (4, "append", None))
+    )
+    assert isinstance(dim, int)
+    parts: list[Arg] = [op.args[0], order, dim, before, after]
+    rank = len(shape_of(op))
+    terms: list[Term] = []
+    offsets = list(parts)
+    for place in (0, 3, 4):
+        form = build.form(parts[place])
+        if form is None:
+            continue
+        apart = [_no(p, dim, build) if i in (0, 3, 4) and i != place else p for i, p in enumerate(parts)]
+        axes = along(place, (dim % rank,), rank)
+        matrix = matrix_of(replace(op, args=tuple(apart), attrs=()), build, axes)
+        if isinstance(matrix, Refusal):
+            return matrix
+        terms += [applied(t, matrix, shape_of(op), axes, build) for t in form.terms]
+        offsets[place] = form.offset
+    if all(offsets[i] is None for i in (0, 3, 4)):
+        return Form(tuple(terms))
+    full = [
+        whole(o, build.type(p), build) if i in (0, 3, 4) and p is not None else o
+        for i, (o, p) in enumerate(zip(offsets, parts, strict=True))
+    ]
+    return Form(tuple(terms), build.make(op.kind, tuple(full), _type(op)))
+
+
+def _no(value: Arg, dim: int, build: Builder) -> Arg:
+    """Zeros as long as a value along `dim`, of size one along the axes that pass."""
+    if value is None:
+        return None
+    type_ = build.type(value)
+    along_dim = dim % len(type_.shape)
+    return build.filled(0.0, Type(type_.dtype, tuple(d if i == along_dim else 1 for i, d in enumerate(type_.shape))))
 
 
 @rule("conv1d", "conv2d", "conv3d")
@@ -256,7 +295,7 @@ def fourier_axes(op: Op, build: Builder) -> Axes:
     return along(0, sorted(d % rank for d in chosen if isinstance(d, int)), rank)
 
 
-@rule("linalg_solve_triangular", "linalg_solve", "linalg_solve_ex", "triangular_solve")
+@rule("linalg_solve_triangular", "linalg_solve")
 def _solve(op: Op, build: Builder) -> Form | Refusal:
     # A X = B along the rows of B, or of its only axis; A may have batch axes
     matrix, right = build.type(op.args[0]).shape, build.type(op.args[1]).shape
@@ -278,19 +317,6 @@ def _solve(op: Op, build: Builder) -> Form | Refusal:
     lead = rank - 1 if vectors else rank - 2
     touched = [i for i in range(lead) if (k := i - lead + len(batch)) >= 0 and batch[k] != 1]
     return mapped(op, build, Axes(1, axes.mixed, axes.passing, touched))
-
-
-@rule("bilinear")
-def _bilinear(op: Op, build: Builder) -> Form | Refusal:
-    # y[..., o] = sum_ij x[..., i] W[o, i, j] z[..., j] + b[o]
-    places = [i for i in (0, 1) if build.form(op.args[i]) is not None]
-    if len(places) != 1:
-        return _squared(op)
-    (place,) = places
-    rank = len(build.type(op.args[place]).shape)
-    other = build.type(op.args[1 - place]).shape
-    axes = along(place, (rank - 1,), rank)
-    return mapped(op, build, Axes(place, axes.mixed, axes.passing, [i for i in range(rank - 1) if other[i] != 1]))
 
 
 @rule("linalg_cross", "cross")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from linrec.ir import Arg, Op, Type
@@ -10,6 +11,8 @@ from linrec.linear.rules.table import (
     Builder,
     aligned,
     broadcast,
+    joined_shape,
+    numbered,
     one_state,
     rule,
     scaled_by,
@@ -57,7 +60,7 @@ def _addcmul(op: Op, build: Builder) -> Form | Refusal:
         if isinstance(form, Refusal):
             return replace(form, op=op.result)
     else:
-        form = Form((), build.make("mul", op.args[1:3], build.type(op.args[1])))
+        form = Form((), build.make("mul", op.args[1:3], _joined(op, op.args[1:3], build)))
     return _plus_scaled(op, build, op.args[0], form)
 
 
@@ -67,11 +70,29 @@ def _plus_scaled(op: Op, build: Builder, base: Arg, form: Form) -> Form:
     terms = tuple(t if scale == 1 else t.times(Factor(scale)) for t in form.terms)
     first = () if own is None else broadcast(own, build.type(base).shape, shape_of(op), build)
     left = base if own is None else own.offset
-    offset = left if form.offset is None else form.offset if left is None and scale == 1 else None
-    if form.offset is not None and (left is not None or scale != 1):
-        assert isinstance(op.type, Type)
-        offset = build.make("add", (0 if left is None else left, form.offset), op.type, (("alpha", scale),))
-    return Form((*first, *terms), offset)
+    return Form((*first, *terms), _weighted_sum(op, build, (left, 1), (form.offset, scale)))
+
+
+def _joined(op: Op, values: Sequence[Arg], build: Builder) -> Type:
+    """The type of what is made of values that may be smaller than the op's own result."""
+    assert isinstance(op.type, Type)
+    return Type(op.type.dtype, joined_shape(values, build))
+
+
+def _weighted_sum(op: Op, build: Builder, *parts: tuple[Arg, Arg]) -> Arg:
+    """Offsets times numbers, added; None where there are none."""
+    total: Arg = None
+    for value, weight in parts:
+        if value is None:
+            continue
+        if weight != 1:
+            value, *_ = numbered((value,), _joined(op, (), build).dtype, build)
+            value = build.make("mul", (value, weight), _joined(op, (value,), build))
+        if total is not None:
+            total, *_ = numbered((total,), _joined(op, (), build).dtype, build)
+            value = build.make("add", (total, value), _joined(op, (total, value), build))
+        total = value
+    return total
 
 
 @rule("addcdiv")
@@ -79,9 +100,8 @@ def _addcdiv(op: Op, build: Builder) -> Form | Refusal:
     # a + value * b / c
     quotient = Op(f"{op.result}.quotient", "div", op.args[1:3], (), op.type, op.time, (), op.source)
     depends = [build.form(a) for a in op.args[1:3]]
-    assert isinstance(op.type, Type)
     if depends == [None, None]:
-        form: Form | Refusal = Form((), build.make("div", op.args[1:3], op.type))
+        form: Form | Refusal = Form((), build.make("div", op.args[1:3], _joined(op, op.args[1:3], build)))
     else:
         form = _div(quotient, build)
     if isinstance(form, Refusal):
@@ -119,7 +139,7 @@ def _linear(op: Op, build: Builder) -> Form | Refusal:
     assert form is not None
     terms = _contracted(form.terms, -1, weight, build.type(weight).shape, (1, 0), build)
     if form.offset is not None:
-        return Form(terms, build.clone(op, (form.offset, *op.args[1:])))
+        return Form(terms, build.clone(op, (whole(form.offset, build.type(x), build), *op.args[1:])))
     return Form(terms, bias)
 
 
@@ -199,15 +219,8 @@ def _addmm(op: Op, build: Builder) -> Form | Refusal:
         form = Form((), build.make("matmul", op.args[1:3], op.type))
     own = () if base is None else broadcast(base, build.type(op.args[0]).shape, shape_of(op), build)
     left = op.args[0] if base is None else base.offset
-    assert isinstance(op.type, Type)
     terms = (*(_times(t, beta) for t in own), *(_times(t, alpha) for t in form.terms))
-    scaled = [
-        value if value is None or scale == 1 else build.make("mul", (value, scale), op.type)
-        for value, scale in ((left, beta), (form.offset, alpha))
-    ]
-    if None in scaled:
-        return Form(terms, next((v for v in scaled if v is not None), None))
-    return Form(terms, build.make("add", (scaled[0], scaled[1]), op.type))
+    return Form(terms, _weighted_sum(op, build, (left, beta), (form.offset, alpha)))
 
 
 def _times(term: Term, number: Arg) -> Term:
@@ -274,5 +287,21 @@ def _einsum(op: Op, build: Builder) -> Form | Refusal:
         terms.append(replace(term, axes=tuple(named[c] for c in output), factors=tuple(factors)))
     if form.offset is None:
         return Form(tuple(terms))
-    again = tuple(form.offset if i == place else o for i, o in enumerate(operands))
+    offset = whole(form.offset, build.type(operands[place]), build)
+    again = tuple(offset if i == place else o for i, o in enumerate(operands))
     return Form(tuple(terms), build.clone(op, (equation, again)))
+
+
+@rule("bilinear")
+def _bilinear(op: Op, build: Builder) -> Form | Refusal:
+    # y[..., o] = sum_ij x[..., i] W[o, i, j] z[..., j] + b[o]
+    x, z, weight = op.args[:3]
+    bias = op.args[3] if len(op.args) > 3 else dict(op.attrs).get("bias")
+    product = Op(
+        f"{op.result}.product", "einsum", ("...i,oij,...j->...o", (x, weight, z)), (), op.type, op.time, (), op.source
+    )
+    known = all(build.form(a) is None for a in (x, z, weight))
+    form = Form((), build.clone(product, product.args)) if known else _einsum(product, build)
+    if isinstance(form, Refusal):
+        return replace(form, op=op.result, reason=form.reason.replace("einsum", op.kind))
+    return form if bias is None else _plus_scaled(replace(op, attrs=()), build, bias, form)

@@ -8,7 +8,7 @@ from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import Factor, Form, Refusal, Term
 from linrec.linear.rules.maps import applied, fourier_axes, matrix_of
-from linrec.linear.rules.table import Builder, offset_through, rule, shape_of, through
+from linrec.linear.rules.table import Builder, offset_through, rule, shape_of, through, whole
 
 
 def conjugated(term: Term, build: Builder) -> Term:
@@ -24,7 +24,7 @@ def is_real(term: Term, build: Builder) -> bool:
     return build.type(term.state).dtype[0] != "c" and not any(parts)
 
 
-@rule("_conj", "conj", "conj_physical", "_conj_physical")
+@rule("_conj", "conj_physical")
 def _conj(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     assert form is not None
@@ -82,7 +82,7 @@ def _complex(op: Op, build: Builder) -> Form | Refusal:
         offsets.append(arg if form is None else form.offset)
     if offsets == [None, None]:
         return Form(tuple(terms))
-    filled = [build.filled(0.0, build.type(a)) if o is None else o for a, o in zip(op.args[:2], offsets, strict=True)]
+    filled = [whole(o, build.type(a), build) for a, o in zip(op.args[:2], offsets, strict=True)]
     return Form(tuple(terms), build.clone(op, tuple(filled)))
 
 

@@ -8,9 +8,15 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow "
         "square abs softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid "
         "erf sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign atan2 angle polar sinc "
-        "erfinv lgamma digamma hypot gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell gru lstm rnn_tanh rnn_relu",
+        "erfinv lgamma digamma hypot",
         "the state passes through `{}`",
         "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
+    ),
+    "LR1102": (
+        "gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell gru lstm rnn_tanh rnn_relu",
+        "the state passes through sigmoid, tanh or relu inside `{}`",
+        "gates that read the input only are linear in h: z = torch.sigmoid(gate(x[:, t])); "
+        "h = (1 - z) * h + z * drive(x[:, t])  (a different model: retrain)",
     ),
     "LR1205": (
         "dropout native_dropout native_batch_norm _native_batch_norm_legit feature_dropout alpha_dropout "
@@ -29,7 +35,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "compute the condition from the input",
     ),
     "LR1208": (
-        "round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix hardshrink "
+        "round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix floor_divide hardshrink "
         "softshrink nan_to_num",
         "the state is rounded or bounded by `{}`",
         "bound what is read from the state instead",

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
-from linrec.linear.affine import MAX_TERMS, Axis, Factor, Form, Labels, Refusal, Term
+from linrec.linear.affine import Axis, Factor, Form, Labels, Refusal, Term
 from linrec.linear.rules.refused import REFUSED
 from linrec.linear.semirings import SUM, Semiring
 from linrec.sizes import Dim
@@ -64,10 +64,7 @@ def apply(op: Op, build: Builder) -> Form | Refusal:
     """The form of `op`, whose arguments include values that depend on the state."""
     found = RULES.get((build.semiring.name, op.kind))
     if found is not None:
-        result = found(op, build)
-        if isinstance(result, Form) and len(result.terms) > MAX_TERMS:
-            return Refusal("LR1298", op.result, f"the state reaches `{op.kind}` along more than {MAX_TERMS} paths")
-        return result
+        return found(op, build)
     for code, (kinds, reason, help_) in REFUSED.items():
         if op.kind in kinds.split():
             return Refusal(code, op.result, reason.format(op.kind), help_)
@@ -124,8 +121,8 @@ def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, .
     return Form(terms, offset_through(op, build, place, form))
 
 
-_BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2, "bilinear": 3}  # where an operator has one
-_ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias contiguous float double positive real imag _conj".split())
+_BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2}  # where an operator has one
+_ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias contiguous positive real imag _conj".split())
 
 
 def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from linrec.ir import Arg, Op, Type
 from linrec.linear.affine import Form, Refusal, Term
-from linrec.linear.rules.table import Builder, broadcast, rule, scaled_by, shape_of
+from linrec.linear.rules.table import Builder, broadcast, joined_shape, numbered, rule, scaled_by, shape_of, whole
 from linrec.linear.semirings import LOG, MAX, MIN, TROPICAL
 
 
@@ -35,7 +35,8 @@ def _times(op: Op, build: Builder) -> Form | Refusal:
     )
     if form.offset is None:
         return Form(terms)
-    return Form(terms, build.clone(op, tuple(form.offset if i == place else a for i, a in enumerate(op.args))))
+    args = numbered(tuple(form.offset if i == place else a for i, a in enumerate(op.args)), _type(op).dtype, build)
+    return Form(terms, build.make(op.kind, args, Type(_type(op).dtype, joined_shape(args, build)), op.attrs))
 
 
 def _number(value: Arg) -> float:
@@ -63,7 +64,10 @@ def _joined(op: Op, build: Builder, left: Arg, right: Arg) -> Form:
     if len(known) < 2:
         return Form(tuple(terms), *known)
     numbers = [build.filled(o, Type(_type(op).dtype, ())) if isinstance(o, int | float) else o for o in known]
-    return Form(tuple(terms), build.make(build.semiring.plus, tuple(numbers), _type(op)))
+    return Form(
+        tuple(terms),
+        build.make(build.semiring.plus, tuple(numbers), Type(_type(op).dtype, joined_shape(numbers, build))),
+    )
 
 
 @rule("relu", "clamp_min", "clamp", semirings=(MAX,))
@@ -104,7 +108,8 @@ def _total(op: Op, build: Builder) -> Form | Refusal:
     if form.offset is None:
         return Form(tuple(terms))
     type_ = op.type[0] if isinstance(op.type, tuple) else _type(op)
-    return Form(tuple(terms), build.make(build.semiring.total, (form.offset, tuple(sorted(gone)), keep), type_))
+    offset = whole(form.offset, build.type(op.args[0]), build)
+    return Form(tuple(terms), build.make(build.semiring.total, (offset, tuple(sorted(gone)), keep), type_))
 
 
 @rule("getitem", semirings=TROPICAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import Factor, Form, Refusal, Term
 from linrec.linear.rules.maps import chosen_by_the_state, unknown_length
@@ -24,7 +25,7 @@ def _scattered(op: Op, build: Builder) -> Form | Refusal:
     place = op.args[2:] if len(op.args) > 2 else ()
     count = () if reading == "select" else (build.type(part).shape[dim],)
     # `rows` picks the written rows out of the whole: its transpose puts them there
-    eye = build.make("eye", (length,), Type(type_.dtype, (length, length)))
+    eye = build.make("eye", (length,), Type(type_.dtype, (length, length)), (("dtype", Atom(LONG[type_.dtype])),))
     rows = build.make(reading, (eye, 0, *place[1:]), Type(type_.dtype, (*count, length)), op.attrs)
     own, written = build.form(into), build.form(part)
     terms: list[Term] = []

@@ -18,7 +18,8 @@ from linrec.ir import Graph
 from linrec.text import parse, show
 
 _LINE = re.compile(r"// (linrec reproducer|passes|forms|draw): ([^\n]*)")
-_DRAW = re.compile(r"T=([0-9]{1,9}), (integers|positive|reals), seed ([0-9]{1,9})")
+_DRAW = re.compile(r"T=([0-9]{1,9}), (integers|positive|reals|resized|broken), seed ([0-9]{1,9})")
+FOLDER = Path("linrec-repro")  # of the working directory
 _FORM = re.compile(r"[a-z]+")
 
 
@@ -69,6 +70,20 @@ def save(found: Reproducer, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(write(found))
     return file
+
+
+def stem(graph: Graph) -> str:
+    """The graph's name as part of a file's name, without the function that a function is local to."""
+    return re.sub(r"[^\w.-]", "_", graph.name.rpartition("<locals>.")[2])
+
+
+def leave(found: Reproducer) -> str:
+    """Where a reproducer was left in the working directory, "" if nothing can be written there."""
+    code = found.failure.partition(" ")[0]
+    try:
+        return str(save(found, FOLDER / f"{stem(found.graph)}-{code}.lir"))
+    except OSError:
+        return ""
 
 
 def until(passes: Sequence[str], step: str) -> tuple[str, ...]:

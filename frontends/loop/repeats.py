@@ -1,0 +1,169 @@
+"""Repeats: where the body of a loop over time stands in a straight-line program.
+
+Two ops may be the same step of a body if they have the same *token*: operator, the user's lines
+from the outermost call inwards, result type, and everything in the arguments but numbers and reads.
+A period p repeats where token i equals token i + p. Of all repeats we want the one that runs over
+time: its count is near a length T of the program (an inner loop of 3, or two whole loops taken as
+one period, are not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from linrec.frontends.loop.declared import spans
+from linrec.frontends.loop.flatten import Flat
+from linrec.ir import Arg, Op, Use
+
+PEELED = 3  # how many steps at either end of a loop may differ from the rest
+_LONGEST = 4000  # ops in one step
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Ops start .. start + period*count are `count` repeats of one body."""
+
+    start: int
+    period: int
+    count: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.period * self.count
+
+
+def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) -> list[list[Repeat]]:
+    """The repeats of each trace that are one loop over time: found in all, their counts growing with a length."""
+    chosen: list[list[Repeat]] = [[] for _ in flats]
+    for name in lengths[0]:
+        marked = [
+            {(_mark(flat, r), r.count - at[name]): r for r in find_repeats(flat, [at[name]])}
+            for flat, at in zip(flats, lengths, strict=True)
+        ]
+        for key in sorted(set(marked[0]).intersection(*marked[1:]), key=lambda k: marked[0][k].start):
+            repeats = [m[key] for m in marked]
+            if not any(
+                r.start < c.stop and c.start < r.stop for r, known in zip(repeats, chosen, strict=True) for c in known
+            ):
+                for known, r in zip(chosen, repeats, strict=True):
+                    known.append(r)
+    return [sorted(known, key=lambda r: r.start) for known in chosen]
+
+
+def _mark(flat: Flat, repeat: Repeat) -> object:
+    """What tells one loop from another, whatever the length: where it starts, and how many there are before it."""
+    first = flat.ops[repeat.start]
+    lines = tuple((s.file, s.line, s.start) for s in flat.stacks[first.result])
+    before = sum(
+        op.kind == first.kind and tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]) == lines
+        for op in flat.ops[: repeat.start]
+    )
+    return first.kind, lines, repeat.period, before // max(repeat.count, 1)
+
+
+def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
+    """Non-overlapping repeats over time, in program order."""
+    tokens = _tokens(flat)
+    found: list[Repeat] = []
+    for length in lengths:
+        found += _repeats_of(flat, tokens, length, found)
+    return sorted(found, key=lambda r: r.start)
+
+
+def _tokens(flat: Flat) -> np.ndarray:
+    numbers: dict[object, int] = {}
+    return np.array(
+        [
+            numbers.setdefault(
+                (
+                    op.kind,
+                    tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]),
+                    _skeleton(op.args),
+                    tuple((k, _skeleton(v)) for k, v in op.attrs),
+                    op.type,
+                ),
+                len(numbers),
+            )
+            for op in flat.ops
+        ],
+        dtype=np.int64,
+    )
+
+
+def _skeleton(arg: Arg) -> object:
+    if isinstance(arg, tuple):
+        return tuple(map(_skeleton, arg))
+    if isinstance(arg, Use):
+        return "%"
+    return type(arg) if isinstance(arg, int | float) and not isinstance(arg, bool) else arg
+
+
+def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]) -> list[Repeat]:
+    n, least = len(tokens), max(length - PEELED, 2)
+    declared = spans(flat.ops)  # equal layers that are scans, or equal parts of a step, are no loop over time
+    runs: list[tuple[int, int, int]] = []  # period, start, stop of the equal stretch
+    for period in range(1, min(n // least, _LONGEST) + 1):
+        same = np.concatenate(([False], tokens[period:] == tokens[:-period], [False]))
+        edges = np.flatnonzero(same[1:] != same[:-1])
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            if (stop - start) // period + 1 >= least:
+                runs.append((period, int(start), int(stop) + period))
+    chosen: list[Repeat] = []
+    # the count nearest to the length first (an inner loop of 3 never wins over time), then the smallest period
+    for period, start, stop in sorted(runs, key=lambda r: (-min((r[2] - r[1]) // r[0], length), r[0])):
+        count = (stop - start) // period
+        if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
+            continue
+        if any(first < stop and start <= last for first, last in declared):
+            continue
+        slack = (stop - start) - count * period
+        offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))
+        count = (stop - start - offset) // period
+        chosen.append(_from_numbers(flat, Repeat(start + offset, period, count)))
+    return chosen
+
+
+def _from_numbers(flat: Flat, repeat: Repeat) -> Repeat:
+    """One repeat more at the front, if it differs only in numbers (`h = 0`) where the others read a state."""
+    first = repeat.start - repeat.period
+    if first < 0:
+        return repeat
+    numbers = False
+    turned: list[Op] = []
+    made = {op.result for op in flat.ops[first : repeat.start + repeat.period]}
+    inside = {op.result for op in flat.ops[repeat.start : repeat.start + repeat.period]}
+    for before, after in zip(flat.ops[first : repeat.start], flat.ops[repeat.start :], strict=False):
+        if _is_turned(before, after, inside):
+            before = replace(before, args=(before.args[1], before.args[0], *before.args[2:]))
+        turned.append(before)
+        lines = [[(s.file, s.line, s.start) for s in flat.stacks[op.result]] for op in (before, after)]
+        if before.kind != after.kind or lines[0] != lines[1] or len(before.args) != len(after.args):
+            return repeat
+        for old, new in zip(before.args, after.args, strict=True):
+            number = isinstance(new, Use) and isinstance(old, int | float) and not isinstance(old, bool)
+            numbers |= number
+            if isinstance(new, Use) and new.name not in made and old != new:
+                return repeat  # what the loop reads of outside, this step does not
+            if not number and _skeleton(old) != _skeleton(new):
+                return repeat
+    if not numbers:
+        return repeat
+    flat.ops[first : repeat.start] = turned
+    return Repeat(first, repeat.period, repeat.count + 1)
+
+
+def _is_turned(before: Op, after: Op, inside: set[str]) -> bool:
+    """Is `before` u + 0, from 0 + u, where the other repeats are h + u?"""
+    if before.kind not in ("add", "mul") or len(before.args) < 2 or len(after.args) < 2 or before.attrs:
+        return False
+    second = after.args[1]
+    number = isinstance(before.args[1], int | float) and isinstance(before.args[0], Use)
+    return number and isinstance(second, Use) and second.name in inside
+
+
+def _place(flat: Flat, index: int) -> tuple[tuple[int, int, int], ...]:
+    """The user's lines of an op, outermost first: the first op of a body has the smallest."""
+    return tuple((s.line, s.start, s.end) for s in flat.stacks[flat.ops[index].result])
