@@ -30,6 +30,7 @@ _DERIVED = frozenset(
     "linalg_solve_triangular triangular_solve linalg_inv inverse linalg_cholesky cholesky linalg_qr linalg_eigh "
     "linalg_svd fft_rfft fft_irfft fft_fft fft_ifft tensordot kron".split()
 )
+_VIEWS = frozenset("reshape view expand permute transpose t numpy_T unsqueeze squeeze alias".split())
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class _Emitter(Loops):
             n for n in still
             if (n in self.graph.roots() or any(r.result not in still for r in self.readers.get(n, [])))
             and (n in heavy or nx.ancestors(edges, n) & heavy or any(r.kind in KERNELS for r in self.readers.get(n, [])))
+            and not self.is_view(n, edges)
         }  # fmt: skip
         groups: dict[tuple[str, ...], list[str]] = {}
         for n in sorted(wanted):
@@ -128,6 +130,12 @@ class _Emitter(Loops):
             groups.setdefault(sources, []).append(n)
         for number, (sources, results) in enumerate(groups.items()):
             self.constant(number, sources, results, edges)
+
+    def is_view(self, name: str, edges: nx.DiGraph[str]) -> bool:
+        """Is a value an input seen in another shape? To look at it costs less than to compare it."""
+        sources = nx.ancestors(edges, name) | {name}
+        ops = [self.by_name[n] for n in sources if n in self.by_name]
+        return len(ops) < len(sources) and all(op.kind in _VIEWS for op in ops)
 
     def constant(self, number: int, sources: tuple[str, ...], results: list[str], edges: nx.DiGraph[str]) -> None:
         needed = set(results).union(*(nx.ancestors(edges, r) for r in results))

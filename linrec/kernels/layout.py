@@ -40,13 +40,13 @@ def from_rows(rows: Tensor, x: Tensor) -> None:  # the first T steps of (b, g, q
 
 def loudest(x: Tensor) -> Tensor:  # (b, T, g, p) -> (T)
     """The largest magnitude in each step; NaN where there is one."""
-    if x.is_complex() or x[0].numel() < _SHORT or not _is_flat(x):
+    if x.is_complex() or not _is_flat(x):
         norm: Tensor = torch.linalg.vector_norm(x, math.inf, dim=(0, 2, 3))
         return norm
     most = torch.zeros(x.shape[1], dtype=x.dtype)
-    function = getattr(native.kernels(), f"loudest_{_WORDS[x.dtype]}")
-    for row in x:
-        function(row.data_ptr(), most.data_ptr(), len(most), row[0].numel(), row.stride(0), _threads(row))
+    getattr(native.kernels(), f"loudest_{_WORDS[x.dtype]}")(
+        x.data_ptr(), most.data_ptr(), len(most), x[0, 0].numel(), x.stride(1), len(x), x.stride(0), _threads(x)
+    )
     return most
 
 

@@ -22,6 +22,7 @@ BURST = 1e3  # a drive this much louder in one block than in another is not conv
 GROWTH = 1e2  # nor is a response that grows this much beyond its first quarter
 _BLOCK = 64
 _CACHED = 1 << 21  # numbers of a block of FFTs
+_SMALL = 1 << 14  # numbers that are one block, and that operators move as fast
 _HALF = (torch.float16, torch.bfloat16)  # computed in single precision and rounded once
 
 
@@ -216,7 +217,9 @@ class _Rows:
 
 def _blocked(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
     """The convolution with one block's spectra at a time: no memory but the output's."""
-    (b, t, groups, _), q = w.shape, response.shape[2]
+    (b, t, groups, p), q = w.shape, response.shape[2]
+    if b * t * groups * max(p, q) <= _SMALL:
+        return _convolved(w, response, spectrum)
     rows = _Rows(smooth(2 * t - 1), torch.promote_types(w.dtype, response.dtype))
     out = compiled.fresh(torch.empty(b, t, groups, q, dtype=rows.dtype, device=w.device))
     for row, at in _blocks(b, groups, q * rows.size):

@@ -35,9 +35,11 @@ _ARGUMENTS = {
     },
     **{f"matrix_{way}_{kind}": _MATRIX for way in ("forward", "backward") for kind in ("f32", "f64")},
     "large_pages": (_POINTER, _LONG),
+    "same_bytes": (_POINTER, _POINTER, _LONG),
     **{f"transpose_{word}": (_POINTER, _POINTER, *(_LONG,) * 4, _INT) for word in ("w32", "w64")},
-    **{f"loudest_{word}": (_POINTER, _POINTER, *(_LONG,) * 3, _INT) for word in ("w32", "w64")},
+    **{f"loudest_{word}": (_POINTER, _POINTER, *(_LONG,) * 5, _INT) for word in ("w32", "w64")},
 }
+_RESULTS = {"same_bytes": _INT}
 
 
 @functools.cache
@@ -54,7 +56,7 @@ def kernels() -> ctypes.CDLL | None:
                 return None  # built from other sources than these: build again
             for name, arguments in _ARGUMENTS.items():
                 function = getattr(found, name)
-                function.argtypes, function.restype = arguments, None
+                function.argtypes, function.restype = arguments, _RESULTS.get(name)
             return found
     return None
 

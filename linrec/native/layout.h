@@ -23,8 +23,15 @@ static void NAME(transpose)(const WORD *from, WORD *to, int64_t rows, int64_t co
 }
 
 /* to[i] = max(to[i], the bits of the loudest number of row i) */
-static void NAME(loudest)(const WORD *from, WORD *to, int64_t rows, int64_t columns, int64_t from_row) {
+static void NAME(loudest)(const WORD *restrict from, WORD *restrict to, int64_t rows, int64_t columns, int64_t from_row) {
     const WORD sign = (WORD)1 << (8 * sizeof(WORD) - 1);
+    if (columns == 1 && from_row == 1) {
+        for (int64_t i = 0; i < rows; i++) {
+            WORD x = from[i] & ~sign;
+            to[i] = x > to[i] ? x : to[i];
+        }
+        return;
+    }
     for (int64_t i = 0; i < rows; i++, from += from_row) {
         WORD most = to[i];
         for (int64_t j = 0; j < columns; j++) {

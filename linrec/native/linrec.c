@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #endif
@@ -165,6 +166,8 @@ EXPORT void large_pages(char *at, int64_t bytes) {
 #endif
 }
 
+EXPORT int same_bytes(const void *a, const void *b, int64_t bytes) { return memcmp(a, b, (size_t)bytes) == 0; }
+
 #define SCANS(type, number)                                                                                         \
     EXPORT void scan_forward_##type(number *a, number *b, number *h, number *start, const int64_t *strides,         \
                                     int64_t steps, const int64_t *size, int rank, int threads) {                    \
@@ -211,13 +214,14 @@ EXPORT void large_pages(char *at, int64_t bytes) {
         }                                                                                                           \
     }                                                                                                               \
     EXPORT void loudest_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,         \
-                               int threads) {                                                                       \
+                               int64_t count, int64_t from_matrix, int threads) {                                   \
         const int64_t part = (rows + threads - 1) / threads;                                                        \
         PARALLEL(threads)                                                                                           \
-        for (int64_t i = 0; i < rows; i += part) {                                                                  \
-            const int64_t n = rows - i < part ? rows - i : part;                                                    \
-            CALL(loudest, type, from + i * from_row, to + i, n, columns, from_row)                                  \
-        }                                                                                                           \
+        for (int64_t i = 0; i < rows; i += part)                                                                    \
+            for (int64_t m = 0; m < count; m++) {                                                                   \
+                const int64_t n = rows - i < part ? rows - i : part;                                                \
+                CALL(loudest, type, from + m * from_matrix + i * from_row, to + i, n, columns, from_row)            \
+            }                                                                                                       \
     }
 
 LAYOUTS(w32, uint32_t)
