@@ -371,20 +371,6 @@ class _Derived(sympy.Function):  # type: ignore[misc]
     """The next derivative of a state: _Derived(x, 1) is x'."""
 
 
-def read_equations(
-    eqs: Any,
-    *,
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    parameters: Mapping[Any, Any] | None = None,
-    constants: Mapping[Any, Any] | None = None,
-    step: Any = None,
-    method: str | None = None,
-) -> Equations:
-    """The module of sympy equations; see `linrec.equations`."""
-    return Equations(Reading(eqs, inputs, outputs, parameters, constants, step, method))
-
-
 def _scalars(eqs: Sequence[Any]) -> list[Any]:
     """Equations of matrices as one equation for each entry."""
     found: list[Any] = []

@@ -13,7 +13,7 @@ from torch import nn
 
 from linrec.api import compile
 from linrec.frontends.diagrams import read_diagram
-from linrec.frontends.equations import read_equations
+from linrec.frontends.equations import Equations, Reading
 from linrec.frontends.systems import read_filter, read_system
 
 
@@ -76,10 +76,7 @@ def equations(
     x(n) is the value after step n, a state of a differential equation its value at the end of interval n. Raises
     DeclarationError for symbols without a value (LR0511), what is no recurrence (LR0512) or has no such method (LR0513).
     """
-    read = read_equations(
-        eqs, inputs=inputs, outputs=outputs, parameters=parameters, constants=constants, step=step, method=method
-    )
-    return compile(read)
+    return compile(Equations(Reading(eqs, inputs, outputs, parameters, constants, step, method)))
 
 
 def diagram(graph: Any, *, inputs: Sequence[Any], outputs: Sequence[Any]) -> nn.Module:

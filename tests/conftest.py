@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from linrec import native
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -16,3 +18,13 @@ def one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Kernels with and without the library."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.kernels() is None:
+        pytest.skip("built without compiled kernels")
+    yield request.param

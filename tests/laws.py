@@ -44,11 +44,16 @@ def by_steps(rnn: RecurrentModule, *inputs: Tensor) -> tuple[list[Any], dict[str
         result, state = rnn.step(*x, state=state)
         parts.append(leaves_of(result))
     assert state is not None
+    return _joined(torch.stack, rnn, parts), state
+
+
+def _joined(join: Callable[[list[Tensor], int], Tensor], rnn: RecurrentModule, parts: list[list[Any]]) -> list[Any]:
+    """The results of several calls as one: outputs along time, of what is no output over time the last."""
     joined = []
     for n, axis in enumerate(rnn.program.outputs):
         values = [p[n] for p in parts if p[n] is not None]
-        joined.append(torch.stack(values, axis) if isinstance(axis, int) else values[-1])
-    return joined, state
+        joined.append(join(values, axis) if isinstance(axis, int) else values[-1])
+    return joined
 
 
 def in_chunks(sizes: Sequence[int]) -> Run:
@@ -63,11 +68,7 @@ def in_chunks(sizes: Sequence[int]) -> Run:
                 parts.append(leaves_of(result))
                 start += count
         assert state is not None
-        joined = []
-        for n, axis in enumerate(rnn.program.outputs):
-            values = [p[n] for p in parts if p[n] is not None]
-            joined.append(torch.cat(values, axis) if isinstance(axis, int) else values[-1])
-        return joined, state
+        return _joined(torch.cat, rnn, parts), state
 
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,16 +14,6 @@ from linrec.kernels.matrix import Parts
 
 BOTH = pytest.mark.parametrize("path", ["compiled", "plain"], indirect=True)
 STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 29, 64, 257, 1000])
-
-
-@pytest.fixture
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Kernels with and without the library."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.kernels() is None:
-        pytest.skip("built without compiled kernels")
-    yield request.param
 
 
 def loop(steps: int, p: Parts) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,16 +14,6 @@ from linrec import native
 from linrec.kernels import compiled, scan
 
 BOTH = pytest.mark.parametrize("path", ["compiled", "plain"], indirect=True)
-
-
-@pytest.fixture
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Kernels with and without the library."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.kernels() is None:
-        pytest.skip("built without compiled kernels")
-    yield request.param
 
 
 def loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
