@@ -403,7 +403,11 @@ class Engine:
             if not (learned and get().requires_grad)
         )
         lengths = _solve(captured.graph, tensors)
-        context = Context(lengths, frozen, self.options.forms, machine=calibration.load(), superposition=superposition)
+        gradients = learned and (len(frozen) < len(inputs) - len(tensors) or any(x.requires_grad for x in tensors))
+        context = Context(
+            lengths, frozen, self.options.forms, gradients=gradients, machine=calibration.load(),
+            superposition=superposition,
+        )  # fmt: skip
         stages = Stages()
         graph = default_pipeline([stages]).run(captured.graph, context)
         passed = time.perf_counter()

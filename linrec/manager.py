@@ -53,13 +53,15 @@ class Context:
     """What passes may ask and where they say what they found.
 
     `lengths` are the named sizes of the call at hand, for costs; `frozen` the inputs whose values do not
-    change from call to call; `forms` overrides the choice of forms, for all or by recurrence.
+    change from call to call; `gradients` says whether a backward pass follows, for costs; `forms` overrides the choice
+    of forms, for all or by recurrence.
     """
 
     lengths: Mapping[str, int] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
     forms: str | Mapping[str, str] = "auto"
     costs: dict[str, Sequence[Any]] = field(default_factory=dict)
+    gradients: bool = True
     machine: Any = None  # rates for the cost model, the shipped ones if None
     superposition: Callable[[Graph, Any], float] | None = None
     remarks: list[Remark] = field(default_factory=list)
@@ -69,7 +71,10 @@ class Context:
 
     def fresh(self) -> Context:
         """The same question, with nothing found yet."""
-        return Context(self.lengths, self.frozen, self.forms, superposition=self.superposition)
+        return Context(
+            self.lengths, self.frozen, self.forms, gradients=self.gradients, machine=self.machine,
+            superposition=self.superposition,
+        )  # fmt: skip
 
     def remark(self, kind: RemarkKind, where: str, message: str) -> None:
         """Say what was done or not done."""

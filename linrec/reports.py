@@ -48,7 +48,8 @@ class Recurrence:
     alternatives: tuple[Cost, ...] = ()
     notes: tuple[str, ...] = ()
     lines: tuple[tuple[str, int, str, str], ...] = ()  # file, line, text, remark: for the listing of level 2
-    closed: tuple[str, ...] = ()  # impulse responses in n, where somebody asked: linrec.report(net)
+    # impulse responses in n, where somebody asked: linrec.report(net); they say nothing new about the program
+    closed: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

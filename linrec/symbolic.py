@@ -179,7 +179,8 @@ class _Writer:
         if isinstance(arg, tuple):
             return sympy.Tuple(*map(self.read, arg))
         if not isinstance(arg, Use):
-            return sympy.nsimplify(arg) if isinstance(arg, int | float) else sympy.Symbol(str(arg))
+            is_number = isinstance(arg, int | float) and not isinstance(arg, bool)
+            return sympy.nsimplify(arg) if is_number else sympy.Symbol(str(arg))
         op = self.by_name.get(arg.name)
         if op is None:
             return self.symbol(arg.name)

@@ -70,6 +70,7 @@ class ChooseForm(Pass):
             "final": final,
             "diagonal": system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout),
             "dtype": system.dtype,
+            "gradients": context.gradients,
             "machine": context.machine,
         }
         return self._cheapest(recurrence, wanted, sizes, lambda at: estimates(at, **options), context)
@@ -143,10 +144,13 @@ class ChooseForm(Pass):
             "F": sum(_value(dim, context) for dim in read),
             "m": len(recurrence.members),
         }
-        ring, dtype, machine = SEMIRINGS[recurrence.semiring].is_ring, first.dtype, context.machine
-        return self._cheapest(
-            recurrence, wanted, sizes, lambda at: scan_estimates(at, ring=ring, dtype=dtype, machine=machine), context
-        )
+        options: dict[str, Any] = {
+            "ring": SEMIRINGS[recurrence.semiring].is_ring,
+            "dtype": first.dtype,
+            "gradients": context.gradients,
+            "machine": context.machine,
+        }
+        return self._cheapest(recurrence, wanted, sizes, lambda at: scan_estimates(at, **options), context)
 
 
 def _value(dim: Dim, context: Context) -> int:

@@ -153,7 +153,9 @@ def looped(body: Step) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 def compared(program: Callable[..., Any], inputs: Callable[[int, int], tuple[Tensor, ...]]) -> linrec.Report:
     """The report of a program that gave the same values and gradients at several lengths and batch sizes."""
-    made = linrec.compile(program, verify="off")
+    made = linrec.compile(
+        program, verify="off", forms="associative"
+    )  # whatever a loop would cost; others have their own
     for steps, batch in LENGTHS:
         same_run(made, program, *(x.requires_grad_() for x in inputs(steps, batch)))
     return linrec.report(made)

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
 from linrec.frontends.loop.environment import Environment, Restored
-from linrec.frontends.loop.trace import opaque_functions, scans_numbered
+from linrec.frontends.loop.trace import declared_scan, opaque_functions, scans_numbered
 
 _ELEMENT = (torch.ops.linrec.element, torch.ops.linrec.element.default)
 
@@ -51,6 +51,10 @@ class _Counter(TorchFunctionMode):
             raise _TooLong
         if func in _ELEMENT:
             self.declared += args[2]
+        declared = declared_scan(func)
+        if declared is not func:
+            with self:  # what it does is counted too
+                return declared(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

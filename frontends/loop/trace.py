@@ -121,6 +121,15 @@ def is_user_file(name: str) -> bool:
     )
 
 
+def declared_scan(function: Any) -> Any:
+    """torch's own scan, which exported programs hold, as a declared one; any other function as it is."""
+    if function is not torch.ops.higher_order.scan:
+        return function
+    from linrec.frontends.step import operator_scan  # which needs this package
+
+    return operator_scan
+
+
 def run_trace(
     function: Callable[..., Any],
     environment: Environment,
@@ -210,10 +219,7 @@ class _Recorder(TorchFunctionMode):
         held = self._frame
         if func == _DATA:  # its value has no node of its own; `detach` is what it computes
             func = Tensor.detach
-        if func is torch.ops.higher_order.scan:  # torch's own, which exported programs hold
-            from linrec.frontends.step import operator_scan  # which needs this package
-
-            func = operator_scan
+        func = declared_scan(func)
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException as error:
@@ -222,7 +228,8 @@ class _Recorder(TorchFunctionMode):
             if "value out of a tracing tensor" not in str(error):
                 raise
             raise _needs_value(getattr(func, "__name__", ""), stack) from error
-        if isinstance(result, _PLAIN) and getattr(func, "__name__", "") not in _METADATA:
+        plain = isinstance(result, _PLAIN) and not any(isinstance(x, Tensor) for x in pytree.tree_leaves(result))
+        if plain and getattr(func, "__name__", "") not in _METADATA:
             # a Python value came out of tensors of outside, as through `item()`
             given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             self.read += [x for x in given if not isinstance(x, FakeTensor)]

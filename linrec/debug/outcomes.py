@@ -151,7 +151,7 @@ def sound(graph: Graph, old: Outcome, new: Outcome) -> tuple[Outcome, Outcome]:
     good: dict[int, Tensor] = {}
     for what, axis in axes.items():
         value = old.values[what]
-        fine = torch.isfinite(value).movedim(axis, 0).flatten(1).all(1)
+        fine = torch.isfinite(value).movedim(axis, 0).reshape(value.shape[axis], -1).all(1)
         fine[-1:] = False
         good[len(fine)] = good.get(len(fine), fine) & fine
 

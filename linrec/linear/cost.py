@@ -25,6 +25,9 @@ CHUNK = 64  # steps of a chunk in plain operators (linrec/kernels/lti.py)
 ONE_BY_ONE = 400  # from so many operations on, torch does complex products of small matrices one by one
 LONG = 4096  # a form that does not beat the loop over so many steps beats it at no length
 CACHED = 1 << 27  # bytes that a form moves through memory which allocators use again
+CLEARLY = 1.5  # so many times as fast the loop must be
+TRAINED = 4.5  # operators that autograd makes of one of a loop, and what keeping its graph takes
+PARALLEL = 2.0  # the same for one of a parallel form: they are few, and their work is as much again
 ROW = 48  # steps of a row where one channel goes in and one out (linrec/kernels/single.py)
 Response = Literal["kept", "read", "built"]  # between calls; from kept responses of the states; from the coefficients
 
@@ -111,7 +114,8 @@ def _texts(formulas: Formulas, names: tuple[str, ...]) -> dict[str, tuple[str, s
     import sympy
 
     def text(expression: Any) -> str:
-        return str(sympy.nsimplify(expression))
+        whole = {x: sympy.Integer(x) for x in sympy.sympify(expression).atoms(sympy.Float) if x == int(x)}
+        return str(sympy.sympify(expression).xreplace(whole))
 
     return {
         form: (text(w.products + w.small + w.transforms + w.elementwise), text(w.moved), text(w.depth))
@@ -135,8 +139,15 @@ def _estimates(formulas: Formulas, sizes: Mapping[str, int], machine: Machine, s
 
 
 def is_loop_best(estimate: Callable[[Mapping[str, int]], list[Estimate]], sizes: Mapping[str, int]) -> bool:
-    """Is the loop the cheapest form at this length, and over many steps too? A short call alone decides nothing."""
-    return all(estimate(s)[0].form == "sequential" for s in (sizes, {**sizes, "T": max(sizes["T"], LONG)}))
+    """Is the loop clearly the cheapest form at this length, and over many steps too?
+
+    A short call alone decides nothing, and the loop as written issues more operators than the compiled one.
+    """
+    for at in (sizes, {**sizes, "T": max(sizes["T"], LONG)}):
+        first, second, *_ = estimate(at)
+        if first.form != "sequential" or CLEARLY * first.seconds > second.seconds:
+            return False
+    return True
 
 
 def arithmetic(dtype: str) -> tuple[int, float]:
@@ -154,19 +165,22 @@ def estimates(
     final: bool,
     diagonal: bool = False,
     dtype: str = "f32",
+    gradients: bool = False,
     machine: Machine | None = None,
 ) -> list[Estimate]:
     """Every form of a time-invariant recurrence, cheapest first.
 
     `response` says what of the impulse response is computed anew by each call, `final` that the last output alone is
-    read; a `diagonal` one may be scanned as well, each state on its own.
+    read; a `diagonal` one may be scanned as well, each state on its own; `gradients` that a backward pass follows.
     """
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
     plain = sizes["q"] == sizes["n"]
     each = 0.0 if sizes["p"] == 1 else 0.4 if sizes["B"] * sizes["p"] * sizes["q"] < ONE_BY_ONE else 3.0
     single = sizes["g"] == sizes["p"] == sizes["q"] == 1 and sizes["T"] >= 4 * ROW
-    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled)
+    learnt = 2 if response == "built" else 1  # each step of the loop has a gradient of its coefficients to add up
+    autograd = TRAINED * learnt / PARALLEL if gradients else 1.0
+    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled, autograd)
     return _estimates(formulas, sizes, machine, slower)
 
 
@@ -180,6 +194,7 @@ def _invariant(
     single: bool,
     width: int,
     compiled: bool,
+    autograd: float,
 ) -> Formulas:
     double = 2  # responses are built in double precision
 
@@ -240,7 +255,7 @@ def _invariant(
             small=mixed,
             elementwise=2 * x.B * x.T * x.g * x.n,
             moved=width * (3 * x.B * x.T * x.g * x.n + inputs + outputs),
-            depth=x.T * x.m,
+            depth=autograd * x.T * x.m,
         )
         return found
 
@@ -251,17 +266,24 @@ def _invariant(
 
 
 def scan_estimates(
-    sizes: Mapping[str, int], *, ring: bool = True, dtype: str = "f32", machine: Machine | None = None
+    sizes: Mapping[str, int],
+    *,
+    ring: bool = True,
+    dtype: str = "f32",
+    gradients: bool = False,
+    machine: Machine | None = None,
 ) -> list[Estimate]:
     """The scan of a time-varying recurrence, associative where states mix, and its loop; cheapest first."""
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
-    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled)
+    # without a ring the forward pass has computed the gradient's recurrence already; else all forms grow alike
+    autograd = TRAINED / PARALLEL if gradients and not ring else 1.0
+    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled, autograd)
     return _estimates(formulas, sizes, machine, slower)
 
 
 @functools.cache
-def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
+def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: float) -> Formulas:
     def formulas(x: _Sizes) -> dict[str, Work]:
         chunks = x.sqrt(x.T)  # of as many steps: what waits for another is 2 sqrt(T) steps
         states = x.T * x.E * x.n
@@ -287,7 +309,7 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool) -> Formulas:
             small=work if mixes and ring else 0,
             elementwise=2 * states if not mixes else 0 if ring else 2 * work,
             moved=width * (x.T * x.F + 3 * states),
-            depth=x.T * x.m,
+            depth=autograd * x.T * x.m,
         )
         return {form: own, "sequential": loop}
 

@@ -287,7 +287,7 @@ def a_square_readout_transposed(graph: Graph) -> Graph:
 # ---- choose-form ----
 
 
-@bug("choose-form", "plant", forms="chunked")
+@bug("choose-form", "plant")
 def final_although_every_step_is_read(graph: Graph) -> Graph:
     """The form for a state that is read at its last step only."""
     if not any(r.form in ("chunked", "convolution") for r in graph.recurrences):
