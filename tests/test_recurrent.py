@@ -120,6 +120,7 @@ def test_what_looks_ahead_is_refused_with_its_line(model: Callable[..., Tensor])
 
 # ---- errors ------------------------------------------------------------------------------------------
 
+
 class CastInTheLoop(nn.Module):
     """Conversions that change nothing: the decay is no state, and follows training."""
 
@@ -164,10 +165,9 @@ def not_stacked(x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("model", [every_second, not_stacked])
 def test_what_holds_for_one_length_says_why_it_has_no_step(model: Callable[..., Any]) -> None:
-    with pytest.raises(StateError, match="LR4004.*holds for the sizes of this call only: .*") as caught:
+    with pytest.raises(StateError, match=r"LR4004.*holds for the sizes of this call only: .*") as caught:
         form(model, torch.randn(2, 8, 3))
     assert caught.value.help
-
 
 
 @pytest.fixture(scope="module")
