@@ -10,6 +10,7 @@ from importlib import metadata
 import torch
 
 from linrec import ir, native
+from linrec.errors import CaptureError
 from linrec.frontends.loop import Capture
 from linrec.frontends.loop.counters import Unreadable
 from linrec.linear.cost import Estimate
@@ -40,14 +41,17 @@ def build(
     found = [_entry(graph, stages, r, context) for r in graph.recurrences]
     report = Report(name, found, captures, seconds=seconds, versions=versions())
     if captured.held is not None:
-        reason = captured.held
-        if isinstance(reason, Unreadable):
-            where = f"{reason.source.file.rpartition('/')[2]}:{reason.source.line}"
-            text = f"holds for the sizes of this call only: what `{reason.name}` does at other steps or lengths cannot be read ({where})"
-        else:
-            text = f"holds for the sizes of this call only: {reason.message} [{reason.code}]"
+        text = held_because(captured.held)
         report = replace(report, recurrences=[replace(r, notes=(*r.notes, text)) for r in found])
     return report
+
+
+def held_because(reason: Unreadable | CaptureError) -> str:
+    """Why a program holds for the sizes it was traced at only."""
+    if isinstance(reason, Unreadable):
+        where = f"{reason.source.file.rpartition('/')[2]}:{reason.source.line}"
+        return f"holds for the sizes of this call only: what `{reason.name}` does at other steps or lengths cannot be read ({where})"
+    return f"holds for the sizes of this call only: {reason.message} [{reason.code}]"
 
 
 def rejected(report: Report) -> Report:

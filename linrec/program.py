@@ -20,8 +20,10 @@ from linrec.constants import Cached
 from linrec.dtypes import LONG
 from linrec.emit.onestep import one_step
 from linrec.emit.source import Program, emit
-from linrec.emit.stateful import Leaf, stateful
-from linrec.errors import StateError
+from linrec.emit.stateful import Leaf, Stateful, stateful
+from linrec.errors import CaptureError, StateError
+from linrec.findings import held_because
+from linrec.frontends.loop.counters import Unreadable
 from linrec.ir import Graph
 from linrec.manager import Context, Pipeline
 from linrec.passes import default_pipeline
@@ -59,7 +61,7 @@ class Recurring:
         self.getters = compiled.getters
         self.spec = compiled.captured.out_spec
         graph = _cleaned(compiled.captured.graph)
-        self._stateful = stateful(graph)
+        self._stateful = _stateful_at_any_length(graph, compiled.captured.held)
         self.leaves: tuple[Leaf, ...] = self._stateful.leaves
         self.warmup = self._stateful.warmup
         self.names = [i.name for i in graph.inputs if i.role == "input"]
@@ -407,6 +409,24 @@ class _Call:
 def _cleaned(graph: Graph) -> Graph:
     """A graph tidied up, before any form is chosen."""
     return Pipeline([p for p in default_pipeline().passes if p.name in _CLEANING]).run(graph, Context())
+
+
+def _stateful_at_any_length(graph: Graph, held: Unreadable | CaptureError | None) -> Stateful:
+    """A program held to the lengths it was traced at says nothing of later steps: why it is held is the reason."""
+    try:
+        found = stateful(graph)
+    except StateError as error:
+        if held is None or error.code != "LR4004":
+            raise
+    else:
+        if held is None:
+            return found
+    place = held.source if isinstance(held, Unreadable) else held
+    raise StateError(
+        "LR4004", f"{graph.name} has no recurrent form: it {held_because(held)}",
+        file=place.file, line=place.line,
+        help="a step must be the same at every length: loop over all of T, with indices that are read from t",
+    )  # fmt: skip
 
 
 def _passed(graph: Graph, lengths: dict[str, int], frozen: frozenset[str], forms: Any) -> Graph:

@@ -82,8 +82,14 @@ def run_ragged(
 def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor | None:
     if given is None:
         return None
-    found = torch.as_tensor(given)
-    if tuple(found.shape) != shape or found.is_floating_point():
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StateError(
+            "LR4008", f"{name} is a {type(given).__name__} that is no tensor: {error}", help="give a tensor of integers"
+        ) from error
+    is_count = not (found.is_floating_point() or found.is_complex() or (len(shape) == 1 and found.dtype == torch.bool))
+    if tuple(found.shape) != shape or not is_count:
         raise StateError(
             "LR4008", f"{name} is {found.dtype} {list(found.shape)}, expected {'booleans' if len(shape) > 1 else 'integers'} {list(shape)}",
             help=f"one entry for each {'row and step' if len(shape) > 1 else 'row'} of the batch",

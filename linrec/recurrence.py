@@ -19,7 +19,7 @@ from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring
 from linrec.ragged import run_ragged
-from linrec.states import State, check
+from linrec.states import BATCH, State, check, check_batch
 
 
 def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecurrentModule:
@@ -117,7 +117,7 @@ class RecurrentModule(nn.Module):
                 args, state = args[:-1], args[-1]
             tensors = self._tensors(args, kwargs)
         else:
-            tensors = args  # type: ignore[assignment]
+            tensors = args if all(isinstance(a, Tensor) for a in args) else self._tensors(args, kwargs)  # type: ignore[assignment]
         current = self._current
         if state is not None:
             found = current.quick(tensors, state)
@@ -140,16 +140,22 @@ class RecurrentModule(nn.Module):
         Raises StateError (LR4006) if the first state comes from the first input: `state=None` then starts with it.
         """
         if len(args) == 1 and isinstance(args[0], int) and not kwargs:
+            check_batch(args[0])
             return self._current.first_for_batch(args[0])
         tensors = self._tensors(args, kwargs)
         program = self._fitting(tensors)
         return program.first(tensors, program.lengths(tensors, wide=True))
 
-    def first_state(self, args: Any, kwargs: Any, *, wide: bool) -> State:
-        """The state before the first step of a call; `wide` if its tensors have their time axes."""
+    def first_state(self, args: Any, kwargs: Any, *, wide: bool, batch: int) -> State:
+        """The state before the first step of a call of `batch` rows; `wide` if its tensors have their time axes."""
         tensors = self._tensors(args, kwargs)
         program = self._fitting(tensors)
         lengths = program.lengths(tensors, wide=wide)
+        if lengths.get(BATCH, batch) != batch:
+            raise StateError(
+                "LR4002", f"the stream is one of {batch} rows, the input has batch {lengths[BATCH]}",
+                help=f"make a stream for it: linrec.stream(net, {lengths[BATCH]})",
+            )  # fmt: skip
         if not wide:
             tensors = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
         return program.first(tensors, {**lengths, "T": 1})

@@ -23,13 +23,19 @@ BATCH = "B"
 def check(state: object, leaves: Sequence[Leaf], lengths: Mapping[str, int], device: torch.device) -> None:
     """Refuse a state that does not fit, instead of broadcasting or casting it. Raises StateError (LR4001)."""
     names = [leaf.name for leaf in leaves]
-    if not isinstance(state, dict) or sorted(state) != sorted(names):
-        held = sorted(state) if isinstance(state, dict) else type(state).__name__
+    if not isinstance(state, dict) or state.keys() != set(names):
+        held = sorted(state, key=str) if isinstance(state, dict) else type(state).__name__
         raise StateError(
             "LR4001", f"the state holds {held}, expected {sorted(names)}", help="pass on the state of the last step"
         )
     for leaf in leaves:
         check_leaf(state[leaf.name], leaf, lengths, device)
+
+
+def check_batch(batch: object) -> None:
+    """Refuse what is no number of rows. Raises StateError (LR4002)."""
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 0:
+        raise StateError("LR4002", f"a batch has a number of rows, got {batch!r}", help="give the size of the batch: 8")
 
 
 def check_leaf(value: object, leaf: Leaf, lengths: Mapping[str, int], device: torch.device) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from linrec.errors import StateError
 from linrec.recurrence import RecurrentModule
-from linrec.states import State, state_index
+from linrec.states import State, check_batch, state_index
 
 
 class Stream:
@@ -20,6 +20,7 @@ class Stream:
     """
 
     def __init__(self, rnn: RecurrentModule, batch: int) -> None:
+        check_batch(batch)
         self.rnn, self.batch = rnn, batch
         self._first: State | None = None
         self.state: State | None = None
@@ -62,13 +63,14 @@ class Stream:
         if mask is None:
             self.state = self._buffers = None
             return
-        if self.state is None or not bool(mask.any()):
-            return
+        mask = torch.as_tensor(mask)
         if tuple(mask.shape) != (self.batch,) or mask.dtype != torch.bool:
             raise StateError(
                 "LR4008", f"the mask is {mask.dtype} {list(mask.shape)}, expected booleans [{self.batch}]",
                 help="one entry for each row: mask = torch.tensor([True, False, ...])",
             )  # fmt: skip
+        if self.state is None or not bool(mask.any()):
+            return
         first = self._first
         shared = [n for n, v in self.state.items() if not v.dim()]
         if first is None or shared or self.rnn.program.warmup:
@@ -88,12 +90,11 @@ class Stream:
 
     def rows(self, rows: Tensor | slice | list[int]) -> Stream:
         """A stream that goes on with some rows."""
-        new = Stream(self.rnn, 0)
+        new = Stream(self.rnn, state_index({"row": torch.arange(self.batch)}, rows)["row"].shape[0])
         if self.state is not None:
             new.state = state_index(self.state, rows)
-            new.batch = next(v.shape[0] for v in new.state.values() if v.dim())
         return new
 
     def _keep_first(self, args: Any, kwargs: Any, *, wide: bool) -> None:
         if self._first is None:
-            self._first = self.rnn.first_state(args, kwargs, wide=wide)
+            self._first = self.rnn.first_state(args, kwargs, wide=wide, batch=self.batch)

@@ -121,6 +121,55 @@ def test_what_looks_ahead_is_refused_with_its_line(model: Callable[..., Tensor])
 # ---- errors ------------------------------------------------------------------------------------------
 
 
+class CastInTheLoop(nn.Module):
+    """Conversions that change nothing: the decay is no state, and follows training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.tensor([0.5, 0.9]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, hs = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            h = self.decay.to(x.dtype).contiguous() * h.type_as(x) + x[:, t]
+            hs.append(h)
+        return torch.stack(hs, 1)
+
+
+def test_a_conversion_that_changes_nothing_is_no_state() -> None:
+    model, x = CastInTheLoop(), torch.randn(3, 6, 2)
+    rnn = form(model, x)
+    assert [leaf.type.shape[-1] for leaf in rnn.leaves] == [2] and len(rnn.leaves) == 1
+    _, state = rnn(x[:, :3])
+    with torch.no_grad():
+        model.decay.mul_(0.5)
+    y, _ = rnn.step(x[:, 3], state=state)
+    same(y, model.decay * next(iter(state.values())) + x[:, 3], rel=1e-6)
+
+
+def every_second(x: Tensor) -> Tensor:
+    h, hs = torch.zeros_like(x[:, 0]), []
+    for t in range(0, x.shape[1], 2):
+        h = 0.5 * h + x[:, t] - x[:, t + 1]
+        hs.append(h)
+    return torch.stack(hs, 1)
+
+
+def not_stacked(x: Tensor) -> list[Tensor]:
+    h, hs = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        h = 0.5 * h + x[:, t]
+        hs.append(h)
+    return hs
+
+
+@pytest.mark.parametrize("model", [every_second, not_stacked])
+def test_what_holds_for_one_length_says_why_it_has_no_step(model: Callable[..., Any]) -> None:
+    with pytest.raises(StateError, match=r"LR4004.*holds for the sizes of this call only: .*") as caught:
+        form(model, torch.randn(2, 8, 3))
+    assert caught.value.help
+
+
 @pytest.fixture(scope="module")
 def stack() -> tuple[RecurrentModule, Tensor, State]:
     torch.manual_seed(0)

@@ -91,3 +91,12 @@ def test_tokens_in_the_padding_are_never_looked_up() -> None:
     torch.testing.assert_close(got[1, :2], smoothed(table(plain[1:2]))[0, :2])
     again = compiled(x, lengths=torch.tensor([6, 2, 4]))
     torch.testing.assert_close(again, got)
+
+
+@pytest.mark.parametrize("lengths", [torch.ones(2, dtype=torch.bool), torch.ones(2) + 1j, "ab", [None, 1]])
+def test_lengths_are_integers(lengths: Any) -> None:
+    net, x = linrec.compile(smoothed), torch.randn(2, 5, 3)
+    net(x)
+    for asked in (False, True):
+        with pytest.raises(StateError, match="LR4008"):
+            net(x, lengths=lengths, return_state=asked)

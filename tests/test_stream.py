@@ -257,3 +257,31 @@ def test_a_million_steps() -> None:
     assert peaks[1] - peaks[0] < 8 * 1024, f"{peaks[1] - peaks[0]} KiB more after a million steps"
     ours, theirs = (float((v.double() - exact).abs().max()) for v in (y, loop))
     assert ours <= 10 * theirs + 1e-6
+
+
+# ---- arguments that do not fit ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [-1, True, "4", 2.0])
+def test_a_batch_is_a_number_of_rows(batch: Any) -> None:
+    net = linrec.compile(MambaBlock(), verify="off")
+    net(torch.randn(2, 12, 4))
+    with pytest.raises(StateError, match="LR4002"):
+        linrec.stream(net, batch)
+
+
+def test_a_stream_keeps_its_number_of_rows() -> None:
+    net = linrec.compile(MambaBlock(), verify="off")
+    net(torch.randn(2, 12, 4))
+    with pytest.raises(StateError, match="stream is one of 3 rows"):
+        linrec.stream(net, 3).step(torch.randn(2, 4))
+    fresh = linrec.stream(net, 3).rows([0, 2])  # no step was taken yet
+    assert fresh.batch == 2 and fresh.step(torch.randn(2, 4)).shape[0] == 2
+
+
+@pytest.mark.parametrize("mask", [[0, 1], torch.ones(2), torch.ones(3, dtype=torch.bool)])
+def test_a_mask_that_does_not_fit_is_refused_before_the_first_step_too(mask: Any) -> None:
+    net = linrec.compile(MambaBlock(), verify="off")
+    net(torch.randn(2, 12, 4))
+    with pytest.raises(StateError, match="LR4008"):
+        linrec.stream(net, 2).reset(mask)

@@ -34,6 +34,7 @@ _SCATTER = {"select": "select_scatter", "slice": "slice_scatter", "diagonal": "d
 _RESHAPED = frozenset({"view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten", "view_as"})
 _ALIASES = frozenset({"transpose", "t", "permute", "numpy_T", "mT", "detach", "alias", "expand", "narrow", "real"})
 _UNWRITTEN = frozenset({"as_strided", "unfold", "view_as_real", "view_as_complex"})  # a write through these is refused
+_IDLE = frozenset({"to", "type_as", "contiguous", "resolve_conj", "resolve_neg"})  # the argument itself, if it will do
 _VIEWS = frozenset(_SCATTER) | _RESHAPED | _ALIASES
 
 
@@ -240,6 +241,11 @@ class _Flattener:
         ]
         if written:
             return self._write(node, kind, value)
+        source = node.args[0] if node.args else None
+        if kind in _IDLE and isinstance(source, fx.Node) and _is_itself(node, source.meta["val"], value):
+            self.value[node] = self.read(source)
+            self.views[node] = _View(source, "alias", (), self.version.get(source, 0))
+            return
         args = tuple(self.arg(a) for a in node.args)
         attrs = tuple((k, self.arg(a)) for k, a in node.kwargs.items() if not (k == "pin_memory" and not a))
         self.value[node] = self.emit(kind, args, attrs, value, node)
@@ -326,6 +332,16 @@ def _meta(operator: Callable[..., Any], node: fx.Node) -> Tensor:
 
     result: Tensor = operator(*map(plain, node.args), **{k: plain(v) for k, v in node.kwargs.items()})
     return result
+
+
+def _is_itself(node: fx.Node, given: Tensor, result: Tensor) -> bool:
+    """Does a conversion return the tensor that it is given? Then no step makes a new value."""
+    copies = True in node.args or any(node.kwargs.get(k) is True for k in ("copy", "non_blocking"))
+    return (
+        not copies
+        and (given.dtype, given.device, given.layout) == (result.dtype, result.device, result.layout)
+        and given.stride() == result.stride()
+    )
 
 
 def type_of(value: Any) -> Type:
