@@ -95,7 +95,8 @@ def test_tokens_in_the_padding_are_never_looked_up() -> None:
 
 @pytest.mark.parametrize("lengths", [torch.ones(2, dtype=torch.bool), torch.ones(2) + 1j, "ab", [None, 1]])
 def test_lengths_are_integers(lengths: Any) -> None:
-    net, x = linrec.compile(smoothed), torch.randn(2, 5, 3)
+    net: Any = linrec.compile(smoothed)
+    x = torch.randn(2, 5, 3)
     net(x)
     for asked in (False, True):
         with pytest.raises(StateError, match="LR4008"):

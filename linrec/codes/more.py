@@ -67,15 +67,26 @@ Cure: compute with tensors what is no polynomial in the sizes, or do it outside.
         "an operator mixes the state along an axis of unknown length",
         """\
 Rolling, convolving, padding or summing the state is a matrix along an axis, and the size of that matrix
-must be known. Axes of a fixed size are; the batch axis and the time axis differ from call to call.
+must be known. Axes of a fixed size are, and the batch is once it is that of the call; an axis as long as time
+differs from call to call.
 
-    for t in range(x.shape[1]):
-        h = a * torch.roll(h, 1, dims=0) + x[:, t]      # mixes the rows of the batch
+    def net(x, a):
+        h = torch.zeros_like(x)                           # one number for each step
+        for t in range(x.shape[1]):
+            h = a * torch.roll(h, 1, dims=1) + x[:, t, None]
+        return h
+
+    inputs = (torch.randn(2, 12), torch.tensor(0.5))
 
 Cure: mix along an axis that belongs to the model.
 
-    for t in range(x.shape[1]):
-        h = a * torch.roll(h, 1, dims=-1) + x[:, t]
+    def net(x, a):
+        h = torch.zeros(x.shape[0], 8)
+        for t in range(x.shape[1]):
+            h = a * torch.roll(h, 1, dims=1) + x[:, t, None]
+        return h
+
+    inputs = (torch.randn(2, 12), torch.tensor(0.5))
 """,
     ),
     "LR1298": Code(
