@@ -123,6 +123,9 @@ class VerifyEach(Hook):
         except FAILURES as error:
             self._fail("LR5005", step, f"cannot be run: {type(error).__name__}: {error}", chosen, rewrite)
         compared = sound(new, before, after) if chosen.kind == "broken" else (before, after)
+        if step.reassociates and chosen.kind in ("integers", "resized"):
+            # integers meet the kinks of relu and of maxima exactly; a rounding error then takes the other slope
+            compared = Outcome(compared[0].values), Outcome(compared[1].values)
         found = difference(*compared, exact=not step.reassociates)
         if found is not None:
             self._fail(found.code, step, str(found), chosen, rewrite)

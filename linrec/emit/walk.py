@@ -100,7 +100,7 @@ class Walk:
             self.shift[time.name] = begin
             self.warmup = max(self.warmup, begin)
         for op in graph.ops:
-            if op.kind not in SHAPED and "T" in _sizes_in(op):
+            if "T" in (_sizes_in(op) if op.kind not in SHAPED else _filled_with(op)):
                 raise look_ahead(graph, op, "it computes with the number of steps T")
             if op.time is not None:
                 self.inside(op)
@@ -352,6 +352,13 @@ def _sizes_in(op: Op) -> set[str]:
         return set(names_of(arg)) if isinstance(arg, Size) else set()
 
     return inside((*op.args, *(a for _, a in op.attrs)))
+
+
+def _filled_with(op: Op) -> set[str]:
+    """The lengths in the number that a tensor is made of; those in its shape say how long it is."""
+    at = {"full": 1, "new_full": 2}.get(op.kind)
+    fill = op.args[at] if at is not None and len(op.args) > at else None
+    return set(names_of(fill)) if isinstance(fill, Size) else set()
 
 
 def _affine(start: Arg, stride: Arg) -> str:

@@ -36,6 +36,11 @@ def is_safe(*tensors: Tensor) -> bool:
     )
 
 
+def apart(*saved: Tensor) -> tuple[Tensor, ...]:
+    """Saved tensors as nodes of their own: one may be made of another, which a derivative by that one must not count."""
+    return tuple(x.view_as(x) for x in saved)
+
+
 def is_eager(*tensors: Tensor) -> bool:
     """Are these plain tensors, with nobody looking over their shoulder but autograd?
 

@@ -93,8 +93,9 @@ class _Responses(torch.autograd.Function):
             columns = c.shape[1] * levels(count)[1] + g.shape[2] * levels(count)[0]
             parts = [_gradients(a[i], g[i], c[i], dk[i]) for i in _blocks(a.shape[1], columns, len(a))]
             return *(torch.cat(each) for each in zip(*parts, strict=True)), None, None, None
-        wanted = [x for x, needed in zip((a, g, c), ctx.needs_input_grad, strict=False) if needed]
         with torch.enable_grad():
+            a, g, c = compiled.apart(a, g, c)
+            wanted = [x for x, needed in zip((a, g, c), ctx.needs_input_grad, strict=False) if needed]
             y = two_levels(a, g, c, count, real).to(kept)
             found = iter(torch.autograd.grad(y, wanted, dk, create_graph=True, materialize_grads=True))
         return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None

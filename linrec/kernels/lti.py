@@ -241,9 +241,10 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         # the spectrum is made of the response, which takes the whole derivative
         w, response, spectrum = ctx.saved_tensors
-        wanted = [x for x, needed in zip((w, response), ctx.needs_input_grad, strict=False) if needed]
         if torch.is_grad_enabled() or not compiled.is_eager(w, response, spectrum, g):
             with torch.enable_grad():
+                w, response = compiled.apart(w, response)
+                wanted = [x for x, needed in zip((w, response), ctx.needs_input_grad, strict=False) if needed]
                 y = _convolved(w, response, lti_spectrum(response, w.shape[1]))
                 found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
             dw, dk = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])

@@ -106,6 +106,7 @@ class _Compiled(torch.autograd.Function):
         if not torch.is_grad_enabled() and compiled.is_safe(*given, *grads):
             return None, None, *compiled_matrix.backward(ctx.steps, ctx.parts.with_given(given), kept, grads)
         with torch.enable_grad():
+            given = compiled.apart(*given)
             results = in_operators(ctx.steps, ctx.parts.with_given(given))
             wanted = [x for x in given if x.requires_grad]
             used = [(r, g) for r, g in zip(results, grads, strict=True) if r.requires_grad]
