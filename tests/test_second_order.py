@@ -43,7 +43,7 @@ def test_gradients_of_gradients(program: Callable[[Tensor, Tensor], Tensor], for
         for call in (program, compiled):
             leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
             first = torch.autograd.grad(call(*leaves).cos().sum(), leaves, create_graph=True)
-            second = torch.autograd.grad(sum(g.sin().sum() for g in first), leaves)
+            second = torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves)
             found.append([*first, *second])
         for got, want in zip(found[1], found[0], strict=True):
             torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
