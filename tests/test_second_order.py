@@ -12,12 +12,13 @@ import linrec
 
 
 def modes(x: Tensor, w: Tensor) -> Tensor:
-    """The input's factor is made of the decay."""
-    a = torch.exp(-torch.exp(w[0]))
-    h, ys = x.new_zeros(*x[:, 0].shape, 3), []
+    """What reads the modes is made of their decays."""
+    a = torch.exp(torch.complex(-w.exp(), w))  # three modes for each of three channels
+    c = w * (a - 1)
+    h, ys = torch.zeros(len(x), 3, 3, dtype=a.dtype), []
     for t in range(x.shape[1]):
-        h = a * h + (1 - a) * x[:, t].unsqueeze(-1)
-        ys.append((h * w[1]).sum(-1))
+        h = a * h + x[:, t].unsqueeze(-1)
+        ys.append(torch.einsum("cn,bcn->bc", c, h).real)
     return torch.stack(ys, 1)
 
 
