@@ -28,6 +28,8 @@ def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]
     Raises StateError where there is none: a program that looks ahead (LR4003), whose loops do not take each step
     (LR4004), or that could not be captured (LR4005).
     """
+    if not (args or kwargs or engine.programs) and engine.stateful is not None:  # called with states only
+        return RecurrentModule(engine, engine.stateful.program.compiled)
     return RecurrentModule(engine, engine.program_for(args, kwargs))
 
 

@@ -189,7 +189,7 @@ class _Builder:
         if op.result in self.walk.tables:
             return self.looked_up(op)
         if isinstance(fact, Along) and isinstance(op.type, Type):
-            op = replace(op, type=Type(op.type.dtype, _with(op.type.shape, fact.axis, T)))
+            op = replace(op, type=Type(op.type.dtype, _with(op.type.shape, fact.axis, fact.long(T))))
         if op.kind == "arange" and isinstance(fact, Along):
             return [replace(op, kind="_to_copy", args=(self.steps,), attrs=_cast(op))]
         if op.result in self.walk.back:
@@ -217,7 +217,7 @@ class _Builder:
             and len(arg) == len(op.type.shape)
         ):
             if "T" in (names_of(d) if isinstance(d := arg[fact.axis], Size) else ()):
-                return (*arg[: fact.axis], T, *arg[fact.axis + 1 :])
+                return (*arg[: fact.axis], fact.long(T), *arg[fact.axis + 1 :])
         return arg
 
     def looked_up(self, op: Op) -> list[Op]:
