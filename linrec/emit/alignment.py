@@ -70,12 +70,22 @@ Fact = Along | Early | Now | None
 
 def look_ahead(graph: Graph, op: Op, why: str, code: str = "LR4003") -> StateError:
     """The error for a program without a recurrent form: the line, and why."""
-    source: Source | None = op.source
+    source = _written(graph, op)
     return StateError(
         code, f"{graph.name} has no recurrent form: {why}",
         file=source.file if source else None, line=source.line if source else None,
         help="a step sees one x_t and the state; move what needs the whole sequence out of the model",
     )  # fmt: skip
+
+
+def _written(graph: Graph, op: Op) -> Source | None:
+    """The user's line of an op: what is made of functions of t and T has none, but is read on one."""
+    readers, near = graph.readers(), [op]
+    for reader in near:
+        if reader.source is not None:
+            return reader.source
+        near += [r for r in readers.get(reader.result, []) if r not in near]
+    return None
 
 
 # operators that treat every position along any axis alike, shapes aligned from the last axis

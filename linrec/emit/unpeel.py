@@ -42,6 +42,8 @@ class _Match(ABC):
 
     def __post_init__(self) -> None:
         self.by_name = self.graph.by_name()
+        self.types = {i.name: i.type for i in self.graph.inputs}
+        self.types |= {op.result: op.type for op in self.graph.ops if isinstance(op.type, Type)}
         self.members = [op for op in self.graph.ops if op.time == self.time.name]
 
     @abstractmethod
@@ -174,7 +176,7 @@ class _Last(_Match):
     def rewritten(self) -> Graph | None:
         """The loop with the last step in it, None if that is another, or if something else reads the state before."""
         joins = self.joined({"last", "carry", "pick"}, 1)
-        if not joins:
+        if not joins or not all(map(self.has_one_more, self.members)):
             return None
         twin = {apart: body for body, apart in self.seen}
         ops = [
@@ -201,11 +203,16 @@ class _Last(_Match):
         if apart.kind != "select" or apart.args[:2] != (source, axis) or stride != 1 or not isinstance(source, Use):
             return False
         assert isinstance(axis, int) and isinstance(start, int)
-        type_ = next(i.type for i in (*self.graph.inputs, *self.graph.ops) if _name(i) == source.name)
-        assert isinstance(type_, Type)
-        found = bounds(type_.shape[axis], apart.args[2], None)
+        found = bounds(self.types[source.name].shape[axis], apart.args[2], None)
         return found is not None and found[0] == self.time.trip + start
 
-
-def _name(value: object) -> str:
-    return value.result if isinstance(value, Op) else value.name
+    def has_one_more(self, op: Op) -> bool:
+        """Can one step more read this signal?"""
+        if op.kind != "signal":
+            return True
+        source, axis, start, stride = op.args
+        assert isinstance(source, Use) and isinstance(axis, int)
+        if stride != 1 or not isinstance(start, int):
+            return False
+        left = self.types[source.name].shape[axis] - self.time.trip - start
+        return isinstance(left, int) and left > 0

@@ -231,8 +231,8 @@ class Walk:
         if not isinstance(op.type, Type):
             return None
         along = [(axis, d) for axis, d in enumerate(op.type.shape) if "T" in names_of(d)]
-        if op.kind == "arange" and along and not (op.args[0] == T or (op.args[0] == 0 and op.args[1:] == (T,))):
-            raise look_ahead(self.graph, op, "it counts otherwise than from 0 to T - 1", "LR4004")
+        if op.kind == "arange" and along and counted_from(op) is None:
+            raise look_ahead(self.graph, op, "it counts otherwise than up by one", "LR4004")
         if not along:
             return None
         lag = _lag(along[0][1])
@@ -343,6 +343,12 @@ class Walk:
             place += many
         self.joins.add(op.result)
         return Along(dim, fact.offset - before, fact.excess + after)
+
+
+def counted_from(op: Op) -> int | None:
+    """The number with which an arange that counts up by one begins."""
+    first = op.args[0] if len(op.args) > 1 else 0
+    return first if isinstance(first, int) and op.args[2:] in ((), (1,)) else None
 
 
 def _lag(dim: Dim) -> int | None:
