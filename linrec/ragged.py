@@ -21,9 +21,9 @@ from linrec.dtypes import LONG
 from linrec.errors import StateError
 from linrec.ir import Type, Use
 from linrec.program import Recurring
-from linrec.rows import batch_axis, require_rows
+from linrec.rows import require_plain, require_rows
 from linrec.sizes import evaluate
-from linrec.states import BATCH, State
+from linrec.states import BATCH, State, batch_axis, is_shared
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class _Ragged:
         """Refuse, once for each program, one whose rows depend on each other."""
         stops = [self.steps] * self.rows if ends is None else ends.tolist()
         longest = max(range(self.rows), key=stops.__getitem__, default=None)
-        if self.program.rows_are_apart or longest is None or stops[longest] == 0:
+        require_plain(self.program, *self.output_types)
+        if longest is None or stops[longest] == 0:
             return
         piece = Segment(longest, 0, stops[longest], True, True)
         require_rows(
             self.program, [self.cut(x, n, [piece], piece.stop) for n, x in enumerate(self.tensors)], self.sizes
         )
-        self.program.rows_are_apart = True
 
     # one run, padding replaced ---------------------------------------------------------------------
 
@@ -202,8 +202,7 @@ class _Ragged:
 
     def state_rows(self, state: State, rows: Tensor) -> State:
         """The given state of some rows."""
-        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
-        return {n: v if axes.get(n, 0) is None else v.index_select(axes.get(n, 0) or 0, rows) for n, v in state.items()}
+        return {n: v if is_shared(n, v) else v.index_select(0, rows) for n, v in state.items()}
 
     def laid(self, n: int, ran: list[Ran], base: int) -> Any:
         """One result of all groups, each entry where it belongs; zero where there is none."""
@@ -211,6 +210,8 @@ class _Ragged:
         made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
         if not made:  # no row has a step
             return self.nothing(n)
+        if not isinstance(made[0][1], Tensor):  # a number or a word that every call returns
+            return made[0][1]
         if batch is None:
             raise StateError("LR4008", "a result has no batch axis", help="return one value for each row of the batch")
         flat: list[Tensor] = []
@@ -250,15 +251,13 @@ class _Ragged:
                 "LR4008", f"some rows end within the first {self.program.warmup} steps, which are special, and some do not",
                 help="run those rows apart from the others",
             )  # fmt: skip
-        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
         order = [s.row for members, _ in ends for s in members if s.is_final]
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
         found: State = {}
         for name in ends[0][1] if ends else ():
-            axis = axes.get(name, 0)
             values = [after[name] for _, after in ends]
-            if axis is None or any(v.shape[1:] != values[0].shape[1:] for v in values):
+            if is_shared(name, values[0]) or any(v.shape[1:] != values[0].shape[1:] for v in values):
                 if any(v.shape != values[0].shape or not torch.equal(v, values[0]) for v in values):
                     raise StateError(
                         "LR4008", f"rows end with different values of '{name}', which a batch has in common",
@@ -267,10 +266,10 @@ class _Ragged:
                 found[name] = values[0]
                 continue
             picked = [
-                v.index_select(axis, torch.tensor([i for i, s in enumerate(members) if s.is_final], device=v.device))
+                v.index_select(0, torch.tensor([i for i, s in enumerate(members) if s.is_final], device=v.device))
                 for (members, _), v in zip(ends, values, strict=True)
             ]
-            found[name] = torch.cat(picked, axis).index_select(axis, back.to(picked[0].device))
+            found[name] = torch.cat(picked).index_select(0, back.to(picked[0].device))
         return found
 
 

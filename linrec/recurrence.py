@@ -94,12 +94,17 @@ class RecurrentModule(nn.Module):
         """The program that runs: its graphs, texts and state."""
         return self._current
 
+    @property
+    def is_current(self) -> bool:
+        """Is that the program of the model as it is now?"""
+        return self._made.get(self._current.key(self._current.kinds)) is self._current
+
     # running ---------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """Any number of steps, at least one, from `state`: (the original's outputs, the next state)."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         lengths = program.lengths(tensors, wide=True)
         if lengths.get("T") == 0:
             raise StateError("LR4002", "a chunk has at least one step, got none", help="skip empty chunks")
@@ -125,7 +130,7 @@ class RecurrentModule(nn.Module):
             found = current.quick(tensors, state)
             if found is not None:
                 return found
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         lengths = program.lengths(tensors, wide=False)
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, lengths, tensors[0].device)
@@ -145,29 +150,27 @@ class RecurrentModule(nn.Module):
             check_batch(args[0])
             return self._current.first_for_batch(args[0])
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         return program.first(tensors, program.lengths(tensors, wide=True))
 
-    def first_state(self, args: Any, kwargs: Any, *, wide: bool, batch: int) -> State:
-        """The state before the first step of a call of `batch` rows; `wide` if its tensors have their time axes."""
+    def wide(self, args: Any, kwargs: Any, *, wide: bool, batch: int) -> list[Tensor]:
+        """The tensors of a call with their time axes; `wide` if they have them. Raises StateError for another batch."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
-        lengths = program.lengths(tensors, wide=wide)
-        if lengths.get(BATCH, batch) != batch:
+        program = self.fit(tensors)
+        rows = program.lengths(tensors, wide=wide).get(BATCH, batch)
+        if rows != batch:
             raise StateError(
-                "LR4002", f"the stream is one of {batch} rows, the input has batch {lengths[BATCH]}",
-                help=f"make a stream for it: linrec.stream(net, {lengths[BATCH]})",
+                "LR4002", f"the stream is one of {batch} rows, the input has batch {rows}",
+                help=f"make a stream for it: linrec.stream(net, {rows})",
             )  # fmt: skip
-        if not wide:
-            tensors = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
-        return program.first(tensors, {**lengths, "T": 1})
+        return [x if wide or a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
 
     def ragged(
         self, args: Any, kwargs: Any, state: State | None, lengths: Any, reset_mask: Any, *, return_state: bool
     ) -> tuple[Any, State | None]:
         """A call with rows of different lengths, or that start afresh: see `linrec.ragged`."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, program.lengths(tensors, wide=True), tensors[0].device)
         outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
@@ -204,7 +207,7 @@ class RecurrentModule(nn.Module):
         self._made[program.key(program.kinds)] = program
         return program
 
-    def _fitting(self, tensors: Sequence[Tensor]) -> Recurring:
+    def fit(self, tensors: Sequence[Tensor]) -> Recurring:
         """The program for these element types, and for the model as it is now."""
         kinds = tuple((x.dtype, x.device) for x in tensors)
         key = self._current.key(kinds)

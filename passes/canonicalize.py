@@ -136,7 +136,12 @@ def _chosen(op: Op, graph: Graph) -> list[Op]:
     if any(i is not None for i in before) or not isinstance(mask, Use) or not isinstance(value, Use):
         return [op]
     marks, given = types[mask.name], types[value.name]
-    if not isinstance(marks, Type) or not isinstance(given, Type) or not isinstance(op.type, Type) or marks.dtype != "bool":
+    if (
+        not isinstance(marks, Type)
+        or not isinstance(given, Type)
+        or not isinstance(op.type, Type)
+        or marks.dtype != "bool"
+    ):
         return [op]
     behind = len(op.type.shape) - len(before) - len(marks.shape)
     if len(given.shape) > behind:

@@ -5,6 +5,7 @@ Programs here take tensors of (batch, time, ...) and return such, or (batch, ...
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,7 @@ def random_inputs(*sizes: int) -> Make:
 
 def assert_laws(program: Callable[..., Any], make: Make, lengths: Sequence[int] = (13, 5, 1, 29)) -> RecurrentModule:
     """Whole as written; steps and splits as whole, with states and gradients."""
-    compiled: Any = linrec.compile(program, verify="off")
-    rnn = linrec.recurrent(compiled, *make(3, 13))
-    assert isinstance(rnn, RecurrentModule)
+    rnn = form_of(linrec.compile(program, verify="off"), *make(3, 13))
     for steps in lengths:
         inputs = make(3, steps)
         run = measured(whole, rnn, inputs)
@@ -36,6 +35,13 @@ def assert_laws(program: Callable[..., Any], make: Make, lengths: Sequence[int] 
         assert_same_run(measured(by_steps, rnn, inputs), run, f"steps and whole, {steps} steps", 1e-8)
         for sizes in ([1, 1, 1], [2, 3, 5], [7], [12]):
             assert_same_run(measured(in_chunks(sizes), rnn, inputs), run, f"chunks {sizes}, {steps} steps", 1e-8)
+    return rnn
+
+
+def form_of(compiled: Any, *inputs: Tensor) -> RecurrentModule:
+    """The recurrent form of a compiled program."""
+    rnn = linrec.recurrent(compiled, *inputs)
+    assert isinstance(rnn, RecurrentModule)
     return rnn
 
 
@@ -49,7 +55,7 @@ def assert_rows_end_alone(program: Callable[..., Any], make: Make) -> None:
     ends, inputs = [13, 4, 9, 1], make(4, 13)
     compiled: Any = linrec.compile(program, verify="off")
     results = leaves_of(compiled(*inputs, lengths=torch.tensor(ends)))
-    outputs = linrec.recurrent(compiled).program.outputs  # type: ignore[union-attr]
+    outputs = form_of(compiled).program.outputs
     for row, end in enumerate(ends):
         for got, want, axis in zip(results, leaves_of(program(*rows_of(inputs, row, 0, end))), outputs, strict=True):
             mine = got[row : row + 1, : want.shape[1]] if isinstance(axis, int) else got[row : row + 1]
@@ -66,12 +72,10 @@ def assert_rows_start_alone(program: Callable[..., Any], make: Make) -> None:
     inputs = make(4, 13)
     compiled: Any = linrec.compile(program, verify="off")
     results = leaves_of(compiled(*inputs, reset_mask=mask))
-    outputs = linrec.recurrent(compiled).program.outputs  # type: ignore[union-attr]
+    outputs = form_of(compiled).program.outputs
     for row in range(4):
         cuts = sorted({0, 13, *mask[row].nonzero().flatten().tolist()})
-        parts = [
-            leaves_of(program(*rows_of(inputs, row, a, b))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        parts = [leaves_of(program(*rows_of(inputs, row, a, b))) for a, b in itertools.pairwise(cuts)]
         for n, (got, axis) in enumerate(zip(results, outputs, strict=True)):
             want = torch.cat([p[n] for p in parts], 1) if isinstance(axis, int) else parts[-1][n]
             torch.testing.assert_close(got[row : row + 1], want, rtol=1e-9, atol=1e-9)

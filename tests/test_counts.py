@@ -117,18 +117,18 @@ def test_one_state_holds_one_count(program: Callable[[Tensor], Tensor]) -> None:
     """Rows that have taken different numbers of steps have no state in common, and none is made up."""
     net: Any = linrec.compile(program, verify="off")
     (x,) = MAKE(3, 9)
-    with pytest.raises(StateError, match="LR4008.*'t'"):
+    with pytest.raises(StateError, match=r"LR4008.*'t'"):
         net(x, lengths=torch.tensor([9, 4, 7]), return_state=True)
     marks = torch.zeros(3, 9, dtype=torch.bool)
     marks[1, 4] = True
-    with pytest.raises(StateError, match="LR4008.*'t'"):
+    with pytest.raises(StateError, match=r"LR4008.*'t'"):
         net(x, reset_mask=marks, return_state=True)
     y, state = net(x, lengths=torch.tensor([6, 6, 6]), return_state=True)
     assert state["t"].item() == 6 and not y[:, 6:].any()
     torch.testing.assert_close(net(x[:, 6:], state=state), program(x)[:, 6:], rtol=1e-9, atol=1e-9)
     stream = Stream(linrec.recurrent(net, x), 3)  # type: ignore[arg-type]
     stream(x[:, :5])
-    with pytest.raises(StateError, match="LR4008.*t"):
+    with pytest.raises(StateError, match=r"LR4008.*t"):
         stream.reset(torch.tensor([True, False, False]))
     torch.testing.assert_close(stream(x[:, 5:]), program(x)[:, 5:], rtol=1e-9, atol=1e-9)
     stream.reset()

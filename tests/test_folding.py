@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,9 @@ def both_sides(x: Tensor) -> tuple[Tensor, Tensor]:
 PROGRAMS = [time_first, an_image_a_step, heads_and_steps_in_one, statistics_that_are_known, both_sides]
 
 
-@pytest.mark.parametrize("program", [Before(), After(), *PROGRAMS], ids=lambda p: getattr(p, "__name__", type(p).__name__))
+@pytest.mark.parametrize(
+    "program", [Before(), After(), *PROGRAMS], ids=lambda p: getattr(p, "__name__", type(p).__name__)
+)
 def test_steps_are_steps_and_rows_are_rows(program: Callable[..., Tensor]) -> None:
     make = random_inputs(4)
     assert_laws(program, make)
@@ -131,7 +134,7 @@ def left_in_one(x: Tensor) -> Tensor:
     "program", [over_all_steps, neighbours_of_other_steps, the_wrong_way_back, statistics_of_the_call, left_in_one]
 )
 def test_what_mixes_steps_is_refused_with_its_line(program: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(StateError, match="LR400[34]") as found:
+    with pytest.raises(StateError, match=r"LR400[34]") as found:
         linrec.recurrent(linrec.compile(program, verify="off"), torch.randn(3, 9, 4, dtype=torch.float64))
     assert found.value.line is not None and "# here" in linecache.getline(__file__, found.value.line)
 
@@ -141,6 +144,6 @@ def test_rows_folded_the_other_way_round_are_not_taken_apart() -> None:
         y = smoothed(x)
         return y.reshape(-1, x.shape[2]).roll(x.shape[1], 0).reshape(y.shape)
 
-    net = linrec.compile(mixed, verify="off")
-    with pytest.raises(StateError, match="LR400[348]"):
+    net: Any = linrec.compile(mixed, verify="off")
+    with pytest.raises(StateError, match=r"LR400[348]"):
         net(torch.randn(3, 9, 4, dtype=torch.float64), lengths=torch.tensor([9, 4, 2]))

@@ -71,7 +71,7 @@ def test_a_state_that_reads_less_than_the_output_keeps_its_last_step_apart() -> 
     x = torch.randn(2, 9, 3, dtype=torch.float64)
     net = linrec.compile(short_drive, verify="off")
     torch.testing.assert_close(net(x), short_drive(x))
-    with pytest.raises(StateError, match="LR400[34]"):
+    with pytest.raises(StateError, match=r"LR400[34]"):
         linrec.recurrent(net, x)
 
 
@@ -105,7 +105,7 @@ def the_last_input_twice(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("program", [another_last_step, the_state_before_the_last_step, the_last_input_twice])
 def test_a_last_step_of_its_own_is_refused_or_right(program: Callable[[Tensor], Any]) -> None:
     x = torch.randn(2, 9, 3, dtype=torch.float64)
-    with pytest.raises(StateError, match="LR400[34]"):
+    with pytest.raises(StateError, match=r"LR400[34]"):
         linrec.recurrent(linrec.compile(program, verify="off"), x)
 
 

@@ -18,7 +18,9 @@ VIEWS = frozenset("view reshape _unsafe_view flatten unflatten".split())
 
 def is_folded(dim: Dim) -> bool:
     """Is a length a multiple of T, rather than T and a number?"""
-    return isinstance(dim, Size) and any("T" in names and (names != ("T",) or factor != 1) for names, factor in dim.terms)
+    return isinstance(dim, Size) and any(
+        "T" in names and (names != ("T",) or factor != 1) for names, factor in dim.terms
+    )
 
 
 def viewed(op: Op, source: Type, fact: Along) -> Along | None:

@@ -319,7 +319,12 @@ class Walk:
         assert isinstance(dim, int)
         dim %= len(op.type.shape)
         (name, fact), *others = along.items()
-        if others or fact.is_folded or fact.axis != dim or len([p for p in parts if isinstance(p, Use) and p.name == name]) != 1:
+        if (
+            others
+            or fact.is_folded
+            or fact.axis != dim
+            or len([p for p in parts if isinstance(p, Use) and p.name == name]) != 1
+        ):
             return None
         before, after, seen = 0, 0, False
         for part in parts:
