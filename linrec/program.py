@@ -20,9 +20,10 @@ from linrec.constants import Cached
 from linrec.dtypes import LONG
 from linrec.emit.batchfirst import SHARED, batch_first
 from linrec.emit.onestep import one_step
+from linrec.emit.ownership import own_state
 from linrec.emit.source import Program, emit
 from linrec.emit.stateful import Leaf, Stateful, stateful
-from linrec.errors import CaptureError, StateError
+from linrec.errors import FAILURES, CaptureError, StateError
 from linrec.findings import held_because
 from linrec.frontends.loop.counters import Unreadable
 from linrec.ir import Graph
@@ -102,7 +103,7 @@ class Recurring:
     @cached_property
     def step_graph(self) -> Graph:
         """One step, without loops and without a time axis."""
-        return _cleaned(one_step(self._stateful))
+        return own_state(_cleaned(one_step(self._stateful)), len(self.outputs))
 
     @cached_property
     def stepping(self) -> Form:
@@ -131,7 +132,7 @@ class Recurring:
         environment = self.engine.environment_now()
         tensors = tuple((x.dtype, x.device, x.shape) for get in self.getters if isinstance(x := get(), Tensor))
         plain = tuple(o if isinstance(o, int | float | complex | str | None) else id(o) for o in self.others)
-        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype()
+        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype(), self.engine.generation
 
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -204,7 +205,7 @@ class Recurring:
     def _as_seen(self, tensors: Sequence[Tensor]) -> State:
         """The inputs of the first steps as a state: batch first, as every state."""
         return {
-            name: x if rows is None else x.movedim(rows, 0)
+            name: (x if rows is None else x.movedim(rows, 0)).clone()
             for name, x, rows, axis in zip(self._seen_names, tensors, self._rows, self.inputs, strict=True)
             if axis is not None
         }
@@ -252,7 +253,7 @@ class Recurring:
             shape = [evaluate(d, lengths) for d in leaf.type.shape]
             dtype = getattr(torch, LONG[leaf.type.dtype])
             if isinstance(value, Tensor):
-                found[leaf.name] = value.to(dtype).expand(shape)
+                found[leaf.name] = value.to(dtype).expand(shape).clone()  # not the parameter itself
             else:
                 found[leaf.name] = torch.full(shape, value, dtype=dtype, device=device)
         return found
@@ -267,7 +268,8 @@ class Recurring:
             state = self.first(tensors, lengths)
         outputs = self.onward(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
         count = len(self.outputs)
-        new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
+        # not the last entries of an output, which would be kept as long as the state is, and change with it
+        new = {leaf.name: value.clone() for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
 
     def _warm(
@@ -291,9 +293,19 @@ class Recurring:
             if all(offset >= total for offset in self._stateful.offsets):
                 results = [None] * len(self.outputs)
             else:
-                results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
+                results = pytree.tree_leaves(self._as_written(args, kwargs, total))
             after = self._as_seen(whole)
         return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
+
+    def _as_written(self, args: Any, kwargs: Any, steps: int) -> Any:
+        """The original on its first steps. Raises StateError (LR4007) if it does not run on so few."""
+        try:
+            return self.engine.function(*args, **kwargs)
+        except FAILURES as error:
+            raise StateError(
+                "LR4007", f"{self.engine.name} does not run on {steps} steps: {type(error).__name__}: {error}",
+                help=f"its first steps are special: start with a chunk of {self.warmup + 1} steps",
+            ) from error  # fmt: skip
 
     def _with_seen(self, n: int, x: Tensor, state: State) -> Tensor:
         """One argument of all steps so far."""
@@ -376,17 +388,23 @@ class _Quick:
             space = next((s for s in (module._parameters, module._buffers) if name in s), None) if module else None
             places.append((space, name) if space is not None else (_Call(get), ""))
         self.places: list[tuple[Any, str]] = places
+        modules = list(environment.modules.values())
         self.watched = [
-            (vars(m), name, value)
-            for m in environment.modules.values()
-            for name, value in vars(m).items()
-            if not name.startswith("_") or name in ("_forward_hooks", "_forward_pre_hooks")
+            (space, name, value)
+            for m in modules
+            for space in (vars(m), m._modules)
+            for name, value in space.items()
+            if space is m._modules or not name.startswith("_")
         ]
+        self.hooks = [(found, tuple(found)) for m in modules for found in (m._forward_hooks, m._forward_pre_hooks)]
 
     def remember(self, tensors: Sequence[Tensor], state: State) -> None:
         """This call went the long way and was found right."""
         run, constants = self.program.stepping.program.run, self.program.stepping.constants
-        values = [space[name] for space, name in self.places]
+        try:
+            values = [space[name] for space, name in self.places]
+        except KeyError:  # a parameter that has become something else
+            return
         kinds = [(x.shape, x.dtype, x.device) for x in (*tensors, *(state[n] for n in self.names))]
         self.seen = (run, constants, len(tensors), kinds, [v.dtype for v in values], torch.get_default_dtype())
 
@@ -396,8 +414,8 @@ class _Quick:
         run, constants, count, kinds, dtypes, default = self.seen
         if len(tensors) != count or torch.get_default_dtype() is not default:
             return None
-        values = [space[name] for space, name in self.places]
         try:
+            values = [space[name] for space, name in self.places]
             held = [state[name] for name in self.names]
         except KeyError:
             return None
@@ -410,6 +428,9 @@ class _Quick:
             return None
         for space, name, value in self.watched:
             if space.get(name) is not value:
+                return None
+        for hooks, were in self.hooks:
+            if tuple(hooks) != were:
                 return None
         outputs = run(constants, *tensors, *values, *held)[0]
         new = dict(zip(self.names, outputs[self.count :], strict=False))

@@ -37,9 +37,13 @@ def run_with_state(
     engine: Engine, args: Any, kwargs: Any, state: Any, return_state: bool, lengths: Any, reset_mask: Any
 ) -> Any:
     """`net(x, state=..., return_state=..., lengths=..., reset_mask=...)`: the result, and the state if asked for."""
-    if engine.stateful is None:
-        engine.stateful = RecurrentModule(engine, engine.program_for(args, kwargs))
-    rnn: RecurrentModule = engine.stateful
+    rnn: RecurrentModule | None = engine.stateful
+    if rnn is None or not rnn.takes(args, kwargs):
+        try:
+            engine.stateful = rnn = RecurrentModule(engine, engine.program_for(args, kwargs))
+        except StateError:
+            if rnn is None:
+                raise  # else what it says of these inputs is the better reason
     if lengths is None and reset_mask is None:
         result, after = rnn(*args, state=state, **kwargs)
     else:
@@ -207,6 +211,14 @@ class RecurrentModule(nn.Module):
         self._made[program.key(program.kinds)] = program
         return program
 
+    def takes(self, args: Any, kwargs: Any) -> bool:
+        """Was this form made for tensors of such shapes?"""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        try:
+            return len(tensors) == self._current.arity and bool(self._current.lengths(tensors, wide=True))
+        except StateError:
+            return False
+
     def fit(self, tensors: Sequence[Tensor]) -> Recurring:
         """The program for these element types, and for the model as it is now."""
         kinds = tuple((x.dtype, x.device) for x in tensors)
@@ -214,6 +226,16 @@ class RecurrentModule(nn.Module):
         found = self._made.get(key)
         if found is None:
             args, kwargs = self._current.example_as(kinds)
-            found = self._make(self._engine.program_for(args, kwargs))
+            try:
+                found = self._make(self._engine.program_for(args, kwargs))
+            except StateError as error:
+                if kinds == self._current.kinds:
+                    raise
+                named = ", ".join(f"{n} as {k}" for n, (k, _) in zip(self._current.names, kinds, strict=True))
+                made = ", ".join(str(k) for k, _ in self._current.kinds)
+                raise StateError(
+                    "LR4002", f"there is no form for {named}, this one was made for {made}: {error.message}",
+                    file=error.file, line=error.line, help="cast the input, or the model: rnn.to(dtype)",
+                ) from error  # fmt: skip
         self._current = found
         return found

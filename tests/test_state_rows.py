@@ -195,7 +195,7 @@ def test_rows_that_depend_on_each_other_are_not_reset() -> None:
     x = torch.randn(3, 6, 2, dtype=torch.float64)
     stream = linrec.stream(linrec.compile(centred, verify="off"), 3, x)
     stream(x)
-    with pytest.raises(StateError, match="LR4008.*rows"):
+    with pytest.raises(StateError, match=r"LR4008.*rows"):
         stream.reset(torch.tensor([True, False, False]))
 
 
@@ -204,7 +204,7 @@ def test_a_stream_keeps_its_rows_after_a_reset_too() -> None:
     stream = linrec.stream(linrec.compile(smoothed, verify="off"), 3, x)
     stream(x)
     stream.reset()
-    with pytest.raises(StateError, match="LR4002.*3 rows"):
+    with pytest.raises(StateError, match=r"LR4002.*3 rows"):
         stream(x[:2])
 
 
