@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from linrec.dtypes import LONG
 from linrec.errors import StateError
@@ -77,6 +78,19 @@ def run_ragged(
     base = [o if state is None else 0 for o in program.offsets]
     results = [batch.laid(n, ran, base[n]) for n in range(len(program.outputs))]
     return results, batch.final(ran) if return_state else None
+
+
+def without_padding(args: Any, kwargs: Any, lengths: Any) -> Any:
+    """Arguments to capture a program with: what lies behind a row's end, which may be anything, is its first step."""
+    ends = torch.as_tensor(lengths)
+
+    def cleaned(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.dim() < 2 or ends.shape != x.shape[:1] or not x.shape[1]:
+            return x
+        valid = torch.arange(x.shape[1], device=x.device) < ends.to(x.device).unsqueeze(1)
+        return _where(valid, x.detach(), x.detach()[:, :1])
+
+    return pytree.tree_map(cleaned, (args, kwargs))
 
 
 def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor | None:

@@ -18,7 +18,7 @@ from linrec.compiler import Compiled, Engine
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring
-from linrec.ragged import run_ragged
+from linrec.ragged import run_ragged, without_padding
 from linrec.states import BATCH, State, check, check_batch
 
 
@@ -39,8 +39,9 @@ def run_with_state(
     """`net(x, state=..., return_state=..., lengths=..., reset_mask=...)`: the result, and the state if asked for."""
     rnn: RecurrentModule | None = engine.stateful
     if rnn is None or not rnn.takes(args, kwargs):
+        example = (args, kwargs) if lengths is None else without_padding(args, kwargs, lengths)
         try:
-            engine.stateful = rnn = RecurrentModule(engine, engine.program_for(args, kwargs))
+            engine.stateful = rnn = RecurrentModule(engine, engine.program_for(*example))
         except StateError:
             if rnn is None:
                 raise  # else what it says of these inputs is the better reason

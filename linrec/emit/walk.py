@@ -171,7 +171,17 @@ class Walk:
             if fact == NOW:
                 raise look_ahead(self.graph, op, "the last step is fed back to all steps")
             if isinstance(fact, Early) and fact.step > begin:
-                raise look_ahead(self.graph, op, f"step {begin} reads step {fact.step}")
+                raise look_ahead(self.graph, self.taken(use, fact, op), f"step {begin} reads step {fact.step}")
+
+    def taken(self, use: Use, fact: Early, reader: Op) -> Op:
+        """Where a value of an early step was taken from the sequence; its reader if that is not known."""
+        made = {op.result: op for op in self.graph.ops}
+        while (op := made.get(use.name)) is not None:
+            found = next((u for u in op.uses() if self.facts.get(u.name) == fact), None)
+            if found is None:
+                return op if op.source is not None else reader
+            use = found
+        return reader
 
     def leaving(self, op: Op) -> None:
         """A conversion of a signal to a tensor."""
