@@ -124,6 +124,8 @@ class Compiled:
                 return None
         if any(n <= 1 for name, n in lengths.items() if name != "T"):
             return None  # a size of one broadcasts: it is another program
+        if lengths.get("T", self.captured.shortest) < self.captured.shortest:
+            return None  # some branch does not run
         return lengths
 
     def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:

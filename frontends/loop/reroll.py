@@ -7,6 +7,7 @@ Repeat i is compared with repeat i + 1, argument by argument:
     a value of d repeats before            a read with delay d; what stood there before is the init
     x[start + stride*i] along an axis      a signal
     numbers that are a function of t       that function over all steps, a signal
+    values that branches choose            a choice, or a variable that keeps what was assigned last (`variables`)
     values or numbers that differ          a table over time (only where no length is general)
 
 What the rest of the program reads of a loop is the list of all repeats (`stack`), the last one
@@ -16,29 +17,40 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from linrec.dtypes import LONG
 from linrec.errors import CaptureError
 from linrec.frontends.loop import coefficients
+from linrec.frontends.loop.branches import Branch, Path
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
-from linrec.frontends.loop.repeats import PEELED, Repeat
+from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
+from linrec.frontends.loop.variables import Made, Read, Variable
 from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
 from linrec.linear.random import RANDOM
 
 
 @dataclass(frozen=True)
 class Run:
-    """Part of a list: `length` repeats of value j of a loop's body, from repeat `start` on by `step`."""
+    """Part of a list: `length` repeats of a loop's signal, from repeat `start` on by `step`."""
 
     loop: int
-    j: int
+    signal: str
     step: int
     start: int
     length: int
+
+
+@dataclass
+class _Kept:
+    """A variable of a loop, and the signals that are written for it: after each place, and at the end of the step."""
+
+    variable: Variable
+    inits: dict[int, Arg]
+    after: dict[int, str]
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
@@ -70,6 +82,8 @@ class _Reroller:
         self.cache: dict[object, Use] = {}
         self.arrays: dict[str, Arg] = {}
         self.alike: dict[str, Use] = {}
+        self.kept: dict[tuple[int, tuple[int, ...]], list[_Kept]] = {}
+        self.together: dict[int, list[frozenset[int]]] = {}
 
     def run(self) -> Graph:
         done = 0
@@ -81,13 +95,17 @@ class _Reroller:
         for op in self.flat.ops[done:]:
             self._outside(op)
         outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
-        ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
+        ops = tuple(
+            replace(op, init=tuple(0 if i is None else i for i in self.inits.get(op.result, ()))) for op in self.ops
+        )
         graph = Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)
         return named(directed(replace(graph, ops=order(graph.ops))))
 
     # outside of loops ----------------------------------------------------------------------------
 
     def _outside(self, op: Op) -> None:
+        if op.result in self.flat.absent:
+            return
         if op.kind in ("stack", "cat") and isinstance(op.args[0], tuple):
             self.ops.append(self._joined(op))
         else:
@@ -110,17 +128,22 @@ class _Reroller:
         signal = self._body_name(loop, j)
         if signal in self.arrays and i == repeat.count - 1:
             return self.arrays[signal]
+        kept = self._last_kept(loop, Made(i, j))
+        if kept is not None:
+            return self._once(("last", kept), "last", (Use(kept),), self.types.get(arg.name))
         kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
         return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
 
-    def _once(self, key: object, kind: str, args: tuple[Arg, ...], type_: Type | None) -> Use:
+    def _once(self, key: object, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
         if key not in self.cache:
-            self.cache[key] = self._new(kind, args, type_)
+            self.cache[key] = self._new(kind, args, type_, time)
         return self.cache[key]
 
     def _new(self, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
         name = f"{kind}{len(self.ops)}"
         self.ops.append(Op(name, kind, args, (), type_, time))
+        if type_ is not None:
+            self.types[name] = type_
         return Use(name)
 
     def _joined(self, op: Op) -> Op:
@@ -157,6 +180,9 @@ class _Reroller:
 
     def _run_of(self, items: Sequence[Arg]) -> Run | None:
         """Do the items begin with the repeats of one body value, in order or in reverse, but for a few at the ends?"""
+        kept = self._run_of_variable(items) if self.flat.absent else None
+        if kept is not None:
+            return kept
         first = items[0]
         if not isinstance(first, Use) or first.name not in self.where:
             return None
@@ -171,7 +197,11 @@ class _Reroller:
             if not isinstance(item, Use) or self.where.get(item.name) != (loop, start + step * length, j):
                 break
             length += 1
-        return Run(loop, j, step, start, length) if length >= max(count - PEELED, 2) or length == count else None
+        return (
+            Run(loop, self._body_name(loop, j), step, start, length)
+            if length >= max(count - PEELED, 2) or length == count
+            else None
+        )
 
     def _stacked(self, run: Run, axis: int, first: Use, flat: bool) -> Use:
         """The values of a run as one tensor, along a new axis, or along their own if `flat`."""
@@ -181,8 +211,8 @@ class _Reroller:
         def shape(length: int) -> Type:
             return Type(t.dtype, (*t.shape[:axis], length, *t.shape[axis:]))
 
-        key = ("stack", run.loop, run.j, axis)
-        out = self._once(key, "stack", (Use(self._body_name(run.loop, run.j)), axis), shape(count))
+        key = ("stack", run.loop, run.signal, axis)
+        out = self._once(key, "stack", (Use(run.signal), axis), shape(count))
         begin = run.start if run.step > 0 else run.start - run.length + 1
         if run.length != count:
             cut = ("cut", out.name, begin, run.length)
@@ -213,20 +243,39 @@ class _Reroller:
             if read is not None:
                 self.ops.append(read)
                 continue
-            args = tuple(self._merged(loop, [op.args[a] for op in ops], ops[0]) for a in range(len(ops[0].args)))
-            attrs = tuple(
-                (k, self._merged(loop, [op.attrs[a][1] for op in ops], ops[0])) for a, (k, _) in enumerate(ops[0].attrs)
-            )
+            is_read = [op.result not in self.flat.absent for op in ops]
+            ops = self._turned(loop, ops) if self.flat.branches else ops
+
+            def merged(values: list[Arg], op: Op = ops[0], is_read: list[bool] = is_read) -> Arg:
+                return self._merged(loop, values, op, is_read)
+
+            args = tuple(merged([op.args[a] for op in ops]) for a in range(len(ops[0].args)))
+            attrs = tuple((k, merged([op.attrs[a][1] for op in ops])) for a, (k, _) in enumerate(ops[0].attrs))
             self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
+
+    def _turned(self, loop: int, ops: list[Op]) -> list[Op]:
+        """Products and sums in one order: torch has h*0.5 for 0.5*h, where other steps have a*h."""
+        if ops[0].kind not in COMMUTATIVE or any(len(op.args) != 2 or op.attrs for op in ops):
+            return ops
+        places = [[self._made(loop, arg) for arg in op.args] for op in ops]
+        held = {
+            m.place for left, right in places if isinstance(right, Made) and not isinstance(left, Made) for m in [right]
+        }
+        return [
+            replace(op, args=op.args[::-1])
+            if not isinstance(op.args[1], Use) and isinstance(left, Made) and left.place in held else op
+            for op, (left, _) in zip(ops, places, strict=True)
+        ]  # fmt: skip
 
     def _invariant(self, loop: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""
-        if ops[0].kind in RANDOM or len({self._resolved(o) for o in ops}) != 1:
+        ran = [op for op in ops if op.result not in self.flat.absent]
+        if ops[0].kind in RANDOM or len({self._resolved(o) for o in ran}) != 1:
             return False
-        if any(self._is_inside(loop, use) for use in ops[0].uses()):
+        if any(self._is_inside(loop, use) for use in ran[0].uses()):
             return False
-        self._outside(ops[0])
-        first = ops[0].result
+        self._outside(ran[0])
+        first = ran[0].result
         for op in ops:
             del self.where[op.result]
             self.renamed[op.result] = Use(first)
@@ -241,31 +290,50 @@ class _Reroller:
 
     def _element(self, loop: int, j: int, ops: list[Op]) -> Op | None:
         """select(x, dim, start + stride*i) with x from outside: the signal x read along dim."""
-        op = ops[0]
-        if op.kind != "select" or len({self._resolved(o).args[0] for o in ops}) != 1 or not isinstance(op.args[0], Use):
+        ran = {i: op for i, op in enumerate(ops) if op.result not in self.flat.absent}
+        op = next(iter(ran.values()))
+        source, dim = op.args[0], op.args[1] if len(op.args) > 1 else 0
+        if op.kind != "select" or len({self._resolved(o).args[0] for o in ran.values()}) != 1:
             return None
-        if self._is_inside(loop, op.args[0]):
+        if not isinstance(source, Use) or not isinstance(dim, int) or self._is_inside(loop, source):
             return None
-        indices = [o.args[2] for o in ops]
+        indices = {i: o.args[2] for i, o in ran.items()}
         step = _progression(indices)
-        source, dim = self._read_outside(op.args[0]), op.args[1]
         if step == 0:
             return None
+        whole = self._read_outside(source)
         if step is None:
             if not self.tables:
                 raise self._differs(op, "reads positions that do not advance evenly")
-            table = self._table(tuple(indices), "i64")
-            source = self._new("index_select", (source, dim, table), None)
-            indices, step = [0], 1
-        return replace(op, kind="signal", args=(source, dim, indices[0], step), attrs=(), time=f"t{loop}")
+            table = self._table(tuple(indices.values()), "i64")
+            whole, start, step = self._new("index_select", (whole, dim, table), None), 0, 1
+        else:
+            start = next(number - i * step for i, number in indices.items() if isinstance(number, int))
+            whole, start = self._padded(whole, self.types[source.name], dim, start, start + step * (len(ops) - 1))
+        return replace(
+            op, result=ops[0].result, kind="signal", args=(whole, dim, start, step), attrs=(), time=f"t{loop}"
+        )
+
+    def _padded(self, whole: Arg, type_: Type, dim: int, start: int, stop: int) -> tuple[Arg, int]:
+        """The tensor, with zeros where only steps that read nothing would reach beyond its ends; where it is read from."""
+        length = type_.shape[dim]
+        assert isinstance(length, int)
+        before, after = max(-min(start, stop), 0), max(max(start, stop) + 1 - length, 0)
+        if not before and not after:
+            return whole, start
+        longer = Type(type_.dtype, (*type_.shape[:dim], before + length + after, *type_.shape[dim + 1 :]))
+        beside = (0, 0) * (len(type_.shape) - dim - 1)
+        return self._new("constant_pad_nd", (whole, (*beside, before, after), 0), longer), start + before
 
     def _window(self, loop: int, ops: list[Op]) -> bool:
         """slice(x, dim, start + stride*i, ... + width) with x from outside: the signal of the windows of x."""
         op = ops[0]
         if op.kind != "slice" or len(op.args) < 4 or (len(op.args) > 4 and op.args[4] != 1):
             return False
+        if any(o.result in self.flat.absent for o in ops):
+            return False
         begins, ends, dim = [o.args[2] for o in ops], [o.args[3] for o in ops], op.args[1]
-        step = _progression(begins)
+        step = _progression(dict(enumerate(begins)))
         widths = {e - b for b, e in zip(begins, ends, strict=True) if isinstance(b, int) and isinstance(e, int)}
         if not step or len(widths) != 1 or not isinstance(dim, int) or not isinstance(op.type, Type):
             return False
@@ -302,7 +370,9 @@ class _Reroller:
         for i, op in enumerate(ops[1:], 1):
             if op.args[0] != Use(ops[i - 1].result):
                 return False
-        step = _progression([op.args[3] for op in ops])
+        step = _progression({i: op.args[3] for i, op in enumerate(ops)})
+        if any(op.result in self.flat.absent for op in ops):
+            raise self._differs(ops[0], "writes an array in some steps alone")
         if not step or any(self._is_read_inside(loop, op) for op in ops[:-1]):
             return False
         dim, start = ops[0].args[2], ops[0].args[3]
@@ -311,7 +381,7 @@ class _Reroller:
         written = ops[0].args[1]
         base = self._read_outside(ops[0].args[0])
         values = [op.args[1] for op in ops]
-        merged = self._merged(loop, values, ops[0])
+        merged = self._merged(loop, values, ops[0], [True] * count)
         if not (
             isinstance(merged, Use) and merged.delay == 0 and isinstance(written, Use) and written.name in self.where
         ):
@@ -346,35 +416,273 @@ class _Reroller:
                     self._reader_table.setdefault(use.name, []).append(op.result)
         return self._reader_table
 
-    def _merged(self, loop: int, values: list[Arg], op: Op) -> Arg:
-        """One argument of a body op from that argument in every repeat."""
-        if all(isinstance(v, tuple) for v in values):
+    def _merged(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg:
+        """One argument of a body op from that argument in every repeat that has read one."""
+        found = [v for v, was in zip(values, is_read, strict=True) if was]
+        if all(isinstance(v, tuple) for v in found):
             lists = [v for v in values if isinstance(v, tuple)]
-            if len({len(v) for v in lists}) == 1:
-                return tuple(self._merged(loop, [v[k] for v in lists], op) for k in range(len(lists[0])))
-        if isinstance(values[-1], Use):
-            return self._merged_reads(loop, values, op)
-        function = self._function_of_time(loop, values, op)
+            if len({len(v) for v in lists}) == 1 and len(lists) == len(values):
+                return tuple(self._merged(loop, [v[k] for v in lists], op, is_read) for k in range(len(lists[0])))
+        function = self._function_of_time(loop, values, op, is_read)
         if function is not None:
             return function
-        if all(type(v) is type(values[0]) and (v == values[0] or v != v) for v in values):
-            return values[0]
+        if not isinstance(found[-1], Use) and all(
+            type(v) is type(found[0]) and (v == found[0] or v != v) for v in found
+        ):
+            return found[0]
+        chosen = self._chosen(loop, values, op, is_read, self.flat.branches)
+        if chosen is not None:
+            return chosen
         if self.tables and all(isinstance(v, int | float) and not isinstance(v, Use) for v in values):
             dtype = "i64" if all(isinstance(v, int) for v in values) else "f64"
             if dtype == "f64" or op.kind in _NUMERIC:
                 table = self._table(tuple(values), dtype)
                 return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
+        if isinstance(found[-1], Use):
+            return self._table_of(loop, values, op)
         raise self._differs(op, "has an argument that differs from step to step")
 
-    def _function_of_time(self, loop: int, values: list[Arg], op: Op) -> Arg | None:
+    def _chosen(
+        self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
+    ) -> Arg | None:
+        """A read, or a choice between two reads by the first branch that tells them apart."""
+        read = self._read(loop, values, op, is_read)
+        if read is not None or not branches:
+            return read
+        branch, *others = branches
+        turns = self._turns(loop, op, branch)
+        if turns is not None:
+            holds = [branch.holds(turn) for turn in turns]
+            halves = [
+                [was and is_so == side for was, is_so in zip(is_read, holds, strict=True)] for side in (True, False)
+            ]
+            if any(halves[0]) and any(halves[1]):
+                parts = [self._chosen(loop, values, op, half, others) for half in halves]
+                types = {self.types.get(p.name) for p in parts if isinstance(p, Use)}
+                if parts[0] is not None and parts[1] is not None and len(types) == 1:
+                    test = self._condition(loop, ((branch, True),), turns[0])
+                    return self._new("where", (test, *parts), types.pop(), f"t{loop}")
+        return self._chosen(loop, values, op, is_read, others)
+
+    def _turns(self, loop: int, op: Op, branch: Branch) -> list[int] | None:
+        """The turns of the branch's loop that the repeats are, where these are one after another."""
+        place, repeat = self.where.get(op.result), self.repeats[loop]
+        if place is None:
+            return None
+        frames = [self.flat.frames.get(self.flat.ops[repeat.start + i * repeat.period + place[2]].result)
+                  for i in range(repeat.count)]  # fmt: skip
+        turns = [branch.turns.at(frame.at) for frame in frames if frame is not None]
+        known = [turn for turn in turns if turn is not None]
+        is_even = len(known) == repeat.count and known == list(range(known[0], known[0] + repeat.count))
+        return known if is_even else None
+
+    def _condition(self, loop: int, path: Path, first: int) -> Use:
+        """Whether these branches lead there, as a signal; the first repeat is that turn of theirs."""
+        key = ("condition", loop, path, first)
+        if key in self.cache:
+            return self.cache[key]
+        count = self.repeats[loop].count
+        whole: Use | None = None
+        for branch, is_taken in path:
+            vector = coefficients.Table(branch.condition.later(first), count, self._written).vector_of("bool")
+            if not is_taken:
+                vector = self._new("logical_not", (vector,), Type("bool", (count,)))
+            whole = vector if whole is None else self._new("logical_and", (whole, vector), Type("bool", (count,)))
+        assert whole is not None
+        return self._once(key, "signal", (whole, 0, 0, 1), Type("bool", ()), f"t{loop}")
+
+    def _read(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
+        """The one value, number or variable that is read; None if there are several."""
+        values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]
+        found = [(i, v) for i, (v, was) in enumerate(zip(values, is_read, strict=True)) if was]
+        at, last = found[-1]
+        if not isinstance(last, Use):
+            return last if all(type(v) is type(last) and v == last for _, v in found) else None
+        place = self.where.get(last.name)
+        if place is None or place[0] != loop:
+            return self._read_outside(last) if all(v == last for _, v in found) else None
+        _, i, j = place
+        delay, signal = at - i, self._body_name(loop, j)
+        same = all(
+            isinstance(v, Use) and self.where.get(v.name) == (loop, k - delay, j) for k, v in found if k >= delay
+        )
+        if same and delay == 0:
+            return Use(signal)
+        if self.flat.absent and not (same and self._ran_always(loop, j)):
+            return self._read_variable(loop, values, op, is_read)
+        if not same:
+            return None
+        before = [self._first_alike(self._read_outside(v)) if was else None
+                  for v, was in zip(values[:delay], is_read, strict=False)]  # steps 0 .. delay-1 read these  # fmt: skip
+        return self._delayed(signal, delay, list(reversed(before)), op.time)
+
+    # variables that branches assign --------------------------------------------------------------
+
+    def _ran(self, loop: int, i: int, j: int) -> bool:
+        repeat = self.repeats[loop]
+        return self.flat.ops[repeat.start + i * repeat.period + j].result not in self.flat.absent
+
+    def _ran_always(self, loop: int, j: int) -> bool:
+        return all(self._ran(loop, i, j) for i in range(self.repeats[loop].count))
+
+    def _made(self, loop: int, value: Arg) -> Made | Arg:
+        """The value as a variable has it: made in this loop, or outside."""
+        place = self.where.get(value.name) if isinstance(value, Use) else None
+        if place is None or place[0] != loop:
+            return self._first_alike(self._read_outside(value))
+        return Made(place[1], place[2])
+
+    def _assigned(self, loop: int) -> list[frozenset[int]]:
+        """Places that may assign one variable, since reads find values of these: the most places first."""
+        if loop not in self.together:
+            repeat = self.repeats[loop]
+            columns: list[Sequence[Arg]] = []
+            for j in range(repeat.period):
+                ops = [
+                    self.flat.ops[repeat.start + i * repeat.period + j]
+                    for i in range(repeat.count)
+                    if self._ran(loop, i, j)
+                ]
+                columns += zip(*(op.uses() for op in ops), strict=False)
+            columns += [op.args[0] for op in self.flat.ops[repeat.stop :] if op.args and isinstance(op.args[0], tuple)]
+            sets = set()
+            for column in columns:
+                at = [self.where[use.name] for use in column if isinstance(use, Use) and use.name in self.where]
+                sets.add(frozenset(place for where, _, place in at if where == loop))
+            self.together[loop] = sorted(sets, key=lambda places: (-len(places), sorted(places)))
+        return self.together[loop]
+
+    def _read_variable(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
+        """The variable that is assigned at the places of all these values."""
+        made = [self._made(loop, v) if was else None for v, was in zip(values, is_read, strict=True)]
+        position = self.where[op.result][2]
+        read = self._variable(loop, made, is_read, position, 0)
+        if read is None:
+            return None
+        kept, found = read
+        k, delay = found.k, found.delay
+        steps = {i for i, was in enumerate(is_read) if was}
+        while delay == 0 and k >= 0 and kept.variable.passed(k, steps) == steps:
+            k -= 1  # no step that reads has been there
+        if k < 0:
+            k, delay = kept.variable.last, 1
+        signal = self._after(loop, kept, k)
+        if signal is None or delay == 0:
+            return None if signal is None else Use(signal)
+        return self._delayed(signal, delay, [kept.inits.get(age) for age in range(1, delay + 1)], op.time)
+
+    def _variable(
+        self, loop: int, made: Sequence[Made | Arg], is_read: Sequence[bool], position: int, first: int
+    ) -> tuple[_Kept, Read] | None:
+        own = frozenset(m.place for m in made if isinstance(m, Made))
+        several = self._assigned(loop)
+        wider = [a | b for a, b in itertools.combinations(several, 2) if not a.isdisjoint(own) or not b.isdisjoint(own)]
+        for places in map(sorted, (*(p for p in several if p > own), own, *(p for p in wider if p > own))):
+            variable = Variable(places, self.repeats[loop].count, lambda i, j: self._ran(loop, i, j))
+            found = variable.read(made, is_read, position, first)
+            if found is not None:
+                break
+        if found is None:
+            return None
+        known = self.kept.setdefault((loop, variable.places), [])
+        for kept in known:
+            if all(kept.inits.get(age, init) == init for age, init in found.inits.items()):
+                kept.inits.update(found.inits)
+                return kept, found
+        known.append(_Kept(variable, dict(found.inits), {}))
+        return known[-1], found
+
+    def _after(self, loop: int, kept: _Kept, k: int) -> str | None:
+        """The signal of a variable after its k-th place; None where that has no form."""
+        if k not in kept.after:
+            variable = kept.variable
+            if not variable.passed(k, set(range(self.repeats[loop].count))):
+                kept.after[k] = self._body_name(loop, variable.places[k])
+            else:
+                name = f"kept{len(self.ops)}"
+                self.ops.append(Op(name, "alias", (0,), (), None, f"t{loop}"))  # in its place; what it is comes below
+                kept.after[k] = name
+                index = len(self.ops) - 1
+                made = self._choice(loop, kept, k, set(range(self.repeats[loop].count)))
+                if made is None:
+                    return None
+                self.ops[index] = replace(made, result=name)
+                if made.type is not None and isinstance(made.type, Type):
+                    self.types[name] = made.type
+        return kept.after[k]
+
+    def _choice(self, loop: int, kept: _Kept, k: int, steps: set[int]) -> Op | None:
+        """where(c_k, j_k, what the variable was before), as needed at these steps."""
+        variable = kept.variable
+        place = variable.places[k]
+        type_ = self.types[self._body_name(loop, place)]
+        rest = variable.passed(k, steps)
+        before: Arg
+        if k == 0:
+            last = self._after(loop, kept, variable.last)
+            if last is None:
+                return None
+            before = self._delayed(last, 1, [kept.inits.get(1)], f"t{loop}")
+        elif not variable.passed(k - 1, rest):
+            before = Use(self._body_name(loop, variable.places[k - 1]))
+        else:
+            earlier = self._choice(loop, kept, k - 1, rest)
+            if earlier is None:
+                return None
+            self.ops.append(replace(earlier, result=f"before{len(self.ops)}"))
+            before = Use(self.ops[-1].result)
+        path = self.flat.paths.get(self._body_name(loop, place))
+        turns = self._turns(loop, self.flat.ops[self.repeats[loop].start + place], path[0][0]) if path else None
+        if path is None or turns is None:
+            return None
+        test = self._condition(loop, path, turns[0])
+        return Op("", "where", (test, Use(self._body_name(loop, place)), before), (), type_, f"t{loop}")
+
+    def _last_kept(self, loop: int, made: Made) -> str | None:
+        """The variable of a loop that holds this value at its end, if branches assign it."""
+        if not self.flat.absent:
+            return None
+        last = self.repeats[loop].count - 1
+        if made.step < last and not any(key[0] == loop and made.place in key[1] for key in self.kept):
+            self._variable(loop, [made], [True], self.repeats[loop].period, last)
+        for (where, _), several in self.kept.items():
+            for kept in several:
+                if where == loop and kept.variable.value(kept.variable.last, last) == made:
+                    return self._after(loop, kept, kept.variable.last)
+        return None
+
+    def _run_of_variable(self, items: Sequence[Arg]) -> Run | None:
+        """Are the items, in order or in reverse, what a variable holds at the end of all repeats but a few?"""
+        loops = {self.where[use.name][0] for use in items if isinstance(use, Use) and use.name in self.where}
+        loop = min(loops, default=0)
+        repeat = self.repeats[loop]
+        made = [self._made(loop, item) for item in items[: repeat.count]]
+        while made and not isinstance(made[-1], Made):
+            made.pop()
+        places = {m.place for m in made if isinstance(m, Made)}
+        if not places or (len(places) == 1 and self._ran_always(loop, min(places))):
+            return None
+        length = len(made)
+        for step in (1, -1):
+            ordered = made[::step]
+            for first in range(repeat.count - length + 1) if length >= max(repeat.count - PEELED, 2) else ():
+                read = self._variable(loop, ordered, [True] * length, repeat.period, first)
+                if read is not None and read[1].delay == 0:
+                    signal = self._after(loop, read[0], read[1].k)
+                    if signal is not None:
+                        return Run(loop, signal, step, first if step > 0 else first + length - 1, length)
+        return None
+
+    def _function_of_time(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
         """Numbers that are an expression of the loop's counter, as a signal."""
         place = self.where.get(op.result)
-        numbers = all(isinstance(v, bool | int | float) for v in values)
+        steps = [i for i, was in enumerate(is_read) if was]
+        numbers = all(isinstance(values[i], bool | int | float) for i in steps)
         if not numbers or op.source is None or place is None or op.kind not in _NUMERIC:
             return None
         repeat, flat = self.repeats[loop], self.flat
-        steps = [flat.ops[repeat.start + i * repeat.period + place[2]].result for i in range(repeat.count)]
-        found = coefficients.read(values, [flat.frames.get(s) for s in steps], op.source, flat.watch)
+        frames = [flat.frames.get(flat.ops[repeat.start + i * repeat.period + place[2]].result) for i in steps]
+        found = coefficients.read([values[i] for i in steps], frames, op.source, flat.watch, steps)
         if found is None:
             return None
         flat.read |= found.places
@@ -393,28 +701,6 @@ class _Reroller:
         self.ops[-1] = replace(self.ops[-1], attrs=(("dtype", Atom(LONG[dtype])),))
         return table
 
-    def _merged_reads(self, loop: int, values: list[Arg], op: Op) -> Arg:
-        values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]
-        last = values[-1]
-        assert isinstance(last, Use)
-        place = self.where.get(last.name)
-        count = len(values)
-        if place is None or place[0] != loop:
-            if all(v == last for v in values):
-                return self._read_outside(last)
-            return self._table_of(loop, values, op)
-        _, i, j = place
-        delay = count - 1 - i
-        signal = self._body_name(loop, j)
-        for k in range(delay, count):
-            v = values[k]
-            if not isinstance(v, Use) or self.where.get(v.name) != (loop, k - delay, j):
-                raise self._differs(op, "reads different values at different steps")
-        if delay == 0:
-            return Use(signal)
-        before = [self._first_alike(self._read_outside(v)) for v in values[:delay]]  # steps 0 .. delay-1 read these
-        return self._delayed(signal, delay, list(reversed(before)), op)
-
     def _first_alike(self, arg: Arg) -> Arg:
         """The first value made by the same operators of the same arguments: each slot of a ring starts with its own."""
         if not self.alike:
@@ -425,20 +711,22 @@ class _Reroller:
                     self.alike[op.result] = first.setdefault(plain, Use(op.result))
         return self.alike.get(arg.name, arg) if isinstance(arg, Use) and not arg.delay else arg
 
-    def _delayed(self, signal: str, delay: int, before: list[Arg], op: Op) -> Use:
-        """`signal` read `delay` steps back; `before[k]` is its value k+1 steps before the first."""
+    def _delayed(self, signal: str, delay: int, before: Sequence[Arg], time: str | None) -> Use:
+        """`signal` read `delay` steps back; `before[k]` is its value k+1 steps before the first, None if never read."""
         known = self.inits.setdefault(signal, [])
-        if all(a == b for a, b in zip(known, before, strict=False)):
-            known.extend(before[len(known) :])
+        if all(a is None or b is None or a == b for a, b in zip(known, before, strict=False)):
+            known[:] = [b if a is None else a for a, b in itertools.zip_longest(known, before)]
             return Use(signal, delay)
         key = ("copy", signal, tuple(before))
         if key not in self.cache:
-            made = self.made[signal]
-            copy = self._new("alias", (Use(signal),), made.type if isinstance(made.type, Type) else None, op.time)
-            self.ops[-1] = replace(self.ops[-1], time=f"t{self.where[signal][0]}")
-            self.inits[copy.name] = before
+            copy = self._new("alias", (Use(signal),), self.types.get(signal), time)
+            self.ops[-1] = replace(self.ops[-1], time=time or self._time_of(signal))
+            self.inits[copy.name] = list(before)
             self.cache[key] = copy
         return Use(self.cache[key].name, delay)
+
+    def _time_of(self, signal: str) -> str:
+        return f"t{self.where[signal][0]}"
 
     def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
         """Outside values that differ from step to step."""
@@ -480,12 +768,13 @@ class _Reroller:
 _NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())
 
 
-def _progression(values: Sequence[Arg]) -> int | None:
-    """The constant difference of integers; 0 if all are equal, None if there is none."""
-    if not all(isinstance(v, int) for v in values):
+def _progression(values: Mapping[int, Arg]) -> int | None:
+    """The constant difference of integers by step; 0 if all are equal, None if there is none."""
+    numbers = [(step, v) for step, v in values.items() if isinstance(v, int)]
+    if len(numbers) != len(values):
         return None
-    numbers = [v for v in values if isinstance(v, int)]
     if len(numbers) == 1:
         return 1
-    steps = {b - a for a, b in itertools.pairwise(numbers)}
-    return steps.pop() if len(steps) == 1 else None
+    (a, first), (b, second) = numbers[:2]
+    slope, rest = divmod(second - first, b - a)
+    return slope if not rest and all(v == first + slope * (i - a) for i, v in numbers) else None
