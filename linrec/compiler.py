@@ -376,7 +376,9 @@ class Engine:
         log.info("%s runs as written: %s", self.name, error)
 
     def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
-        captured = capture(self.function, environment, args, kwargs, self.name)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        earlier = [made.captured for made in self.programs.get(self._key(leaves, spec, environment), ())]
+        captured = capture(self.function, environment, args, kwargs, self.name, earlier=earlier)
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)

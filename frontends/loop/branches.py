@@ -24,7 +24,7 @@ from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.trace import Frame, Line, Trace
 from linrec.ir import Op, Use
 
-LENGTHS = (14, 28, 56, 120)  # of traces, the first that is long enough
+_LONGEST_TRACE = 120
 _HORIZON = 4096
 _LONGEST_PERIOD = 12
 _BEYOND = 4  # steps over two periods
@@ -161,7 +161,8 @@ def length_for(found: Sequence[Branch]) -> int | None:
             return None
         late = next((i for i in reversed(range(_HORIZON - own)) if pattern[i] != pattern[i + own]), -1)
         start, period = max(start, late + 1), math.lcm(period, own)
-    return next((n for n in LENGTHS if n >= start + 2 * period + _BEYOND), None)
+    length = start + 2 * period + _BEYOND
+    return length if length <= _LONGEST_TRACE else None
 
 
 # the user's source -------------------------------------------------------------------------------

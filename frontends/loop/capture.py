@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
-from linrec.frontends.loop.branches import LENGTHS as BRANCHED
 from linrec.frontends.loop.branches import branches, growing_loops, has_branches, join, length_for, shortest
 from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.declared import declared, nested, spans, where
@@ -69,6 +68,12 @@ class Capture:
     guards: tuple[tuple[str, Tensor], ...] = ()
     held: Unreadable | CaptureError | None = None
     shortest: int = 0
+    axes: tuple[Axis, ...] = ()  # those of time
+    alike: object = None  # which sizes of the call are equal, and which are one
+
+    def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
+        """Is it known that a call of these shapes can be captured at its own length alone?"""
+        return self.alike == alike if self.held is not None else _steps(shapes, self.axes) < self.shortest
 
 
 def capture(
@@ -78,8 +83,12 @@ def capture(
     kwargs: Any,
     name: str,
     steps: tuple[int, ...] = STEPS,
+    earlier: Iterable[Capture] = (),
 ) -> Capture:
-    """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
+    """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done.
+
+    What was found of it at `earlier` calls is not looked for again.
+    """
     started = time.perf_counter()
     for path, module in environment.modules.items():
         if path and hooks_of(module):
@@ -89,23 +98,27 @@ def capture(
             )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
+    alike = _alike(tracer.shapes)
+    known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike)), None)
+    found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
     least = 0
-    found = tracer.time_axes()
-    if found is not None:
+    if known is not None:
+        held = known.held or _too_short(known.shortest)
+    elif found is None:
+        held = CaptureError("LR0406", "the program cannot run at other lengths")
+    else:
         for tries in itertools.chain([tracer], tracer.branching(found)):
             try:
                 graph, trace, flat, held = tries.general(found)
             except CaptureError as error:
                 held = error
-            least = tries.shortest
-            if held is None and tries.shortest > min(tracer.shapes[i][d] for i, d in found):
-                held = CaptureError("LR0412", f"calls of fewer than {tries.shortest} steps do not run every branch")
             if held is None:
+                least = tries.shortest
+                held = _too_short(least) if least > _steps(tracer.shapes, found) else None
                 break
-    if found is None or held is not None:
+    if held is not None:
         graph, trace, flat = tracer.own_length(found or [])
-        held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     guards = tracer.guards(flat)
@@ -276,8 +289,7 @@ class _Tracer:
         if known is None or not any(map(has_branches, known.watch.codes)):
             return
         tracer = replace(self, by_line=tuple(known.watch.codes), tried={})
-        traces = [tracer.attempt(self.resized(axes, n)) for n in (BRANCHED[0], BRANCHED[0] + STEPS[1] - STEPS[0])]
-        short = [trace for trace in traces if trace is not None]
+        short = [trace for n in self.steps[:2] if (trace := tracer.attempt(self.resized(axes, n))) is not None]
         found = branches(short[0], growing_loops(short)) if len(short) == 2 else []
         steps = length_for(found) if found else None
         if steps is not None:
@@ -421,6 +433,20 @@ class _Tracer:
             return reroll(flat, repeats, tables=True, name=self.name), trace, flat
         except CaptureError as error:
             raise (None if axes else _layer(flat)) or error from None
+
+
+def _steps(shapes: Shapes, axes: Iterable[Axis]) -> int:
+    return min(shapes[i][d] for i, d in axes)
+
+
+def _alike(shapes: Shapes) -> object:
+    """Which of all sizes are equal, and which are one."""
+    sizes = [n for s in shapes for n in s]
+    return tuple(map(len, shapes)), tuple((sizes.index(n), n == 1) for n in sizes)
+
+
+def _too_short(steps: int) -> CaptureError:
+    return CaptureError("LR0412", f"calls of fewer than {steps} steps do not run every branch")
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:

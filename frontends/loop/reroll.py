@@ -24,6 +24,7 @@ from linrec.dtypes import LONG
 from linrec.errors import CaptureError
 from linrec.frontends.loop import coefficients
 from linrec.frontends.loop.branches import Branch, Path
+from linrec.frontends.loop.counters import LONGEST_CYCLE
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
@@ -82,7 +83,7 @@ class _Reroller:
         self.cache: dict[object, Use] = {}
         self.arrays: dict[str, Arg] = {}
         self.alike: dict[str, Use] = {}
-        self.kept: dict[tuple[int, tuple[int, ...]], list[_Kept]] = {}
+        self.kept: dict[tuple[int, int, tuple[int, ...]], list[_Kept]] = {}
         self.together: dict[int, list[frozenset[int]]] = {}
 
     def run(self) -> Graph:
@@ -261,11 +262,12 @@ class _Reroller:
         held = {
             m.place for left, right in places if isinstance(right, Made) and not isinstance(left, Made) for m in [right]
         }
-        return [
-            replace(op, args=op.args[::-1])
-            if not isinstance(op.args[1], Use) and isinstance(left, Made) and left.place in held else op
-            for op, (left, _) in zip(ops, places, strict=True)
-        ]  # fmt: skip
+        turned = [not isinstance(op.args[1], Use) for op in ops]
+        if any(
+            was and isinstance(left, Made) and left.place in held for was, (left, _) in zip(turned, places, strict=True)
+        ):
+            return [replace(op, args=op.args[::-1]) if was else op for op, was in zip(ops, turned, strict=True)]
+        return ops
 
     def _invariant(self, loop: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""
@@ -565,7 +567,7 @@ class _Reroller:
         while delay == 0 and k >= 0 and kept.variable.passed(k, steps) == steps:
             k -= 1  # no step that reads has been there
         if k < 0:
-            k, delay = kept.variable.last, 1
+            k, delay = kept.variable.last, kept.variable.stride
         signal = self._after(loop, kept, k)
         if signal is None or delay == 0:
             return None if signal is None else Use(signal)
@@ -577,14 +579,15 @@ class _Reroller:
         own = frozenset(m.place for m in made if isinstance(m, Made))
         several = self._assigned(loop)
         wider = [a | b for a, b in itertools.combinations(several, 2) if not a.isdisjoint(own) or not b.isdisjoint(own)]
-        for places in map(sorted, (*(p for p in several if p > own), own, *(p for p in wider if p > own))):
-            variable = Variable(places, self.repeats[loop].count, lambda i, j: self._ran(loop, i, j))
+        sets = [*(p for p in several if p > own), own, *(p for p in wider if p > own)]
+        for stride, places in itertools.product(range(1, LONGEST_CYCLE + 1), map(sorted, sets)):
+            variable = Variable(places, self.repeats[loop].count, lambda i, j: self._ran(loop, i, j), stride)
             found = variable.read(made, is_read, position, first)
             if found is not None:
                 break
         if found is None:
             return None
-        known = self.kept.setdefault((loop, variable.places), [])
+        known = self.kept.setdefault((loop, stride, variable.places), [])
         for kept in known:
             if all(kept.inits.get(age, init) == init for age, init in found.inits.items()):
                 kept.inits.update(found.inits)
@@ -622,7 +625,8 @@ class _Reroller:
             last = self._after(loop, kept, variable.last)
             if last is None:
                 return None
-            before = self._delayed(last, 1, [kept.inits.get(1)], f"t{loop}")
+            ages = range(1, variable.stride + 1)
+            before = self._delayed(last, variable.stride, [kept.inits.get(age) for age in ages], f"t{loop}")
         elif not variable.passed(k - 1, rest):
             before = Use(self._body_name(loop, variable.places[k - 1]))
         else:
@@ -643,11 +647,11 @@ class _Reroller:
         if not self.flat.absent:
             return None
         last = self.repeats[loop].count - 1
-        if made.step < last and not any(key[0] == loop and made.place in key[1] for key in self.kept):
+        if made.step < last and not any(key[0] == loop and made.place in key[2] for key in self.kept):
             self._variable(loop, [made], [True], self.repeats[loop].period, last)
-        for (where, _), several in self.kept.items():
+        for (where, stride, _), several in self.kept.items():
             for kept in several:
-                if where == loop and kept.variable.value(kept.variable.last, last) == made:
+                if where == loop and stride == 1 and kept.variable.value(kept.variable.last, last) == made:
                     return self._after(loop, kept, kept.variable.last)
         return None
 

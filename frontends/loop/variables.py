@@ -5,6 +5,7 @@ With assignments at places j1 < j2 < ... of a body, each run where its condition
     v_k[t] = where(c_k[t], j_k[t], v_{k-1}[t])        v_0[t] = v_last[t-1]
 
 after place k. A read is a v_k[t], or an earlier v_last, if every value that the trace read there is what this gives.
+A list of m elements, taken in turn, is m variables in one: v_0[t] = v_last[t-m].
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class Read:
 
 
 class Variable:
-    """One that is assigned at these places of a body, in this order, at the steps where `ran` says so."""
+    """One that is assigned at these places of a body, in this order, at the steps where `ran` says so.
 
-    def __init__(self, places: Sequence[int], count: int, ran: Callable[[int, int], bool]) -> None:
-        self.places, self.ran = tuple(places), ran
+    A step starts from what it held `stride` steps ago.
+    """
+
+    def __init__(self, places: Sequence[int], count: int, ran: Callable[[int, int], bool], stride: int = 1) -> None:
+        self.places, self.ran, self.stride = tuple(places), ran, stride
         self._held: list[list[Made | Before]] = []  # by step, after each place
-        now: Made | Before = 1
         for step in range(count):
             row: list[Made | Before] = []
+            now = self.value(self.last, step - stride)
             for place in self.places:
                 now = Made(step, place) if ran(step, place) else now
                 row.append(now)
@@ -51,6 +55,7 @@ class Variable:
 
     @property
     def last(self) -> int:
+        """The last of its places."""
         return len(self.places) - 1
 
     def value(self, k: int, step: int) -> Made | Before:
@@ -64,7 +69,7 @@ class Variable:
         """
         k = sum(place < position for place in self.places) - 1
         reads = [(k, 0)] if 0 <= k < self.last else []
-        reads += [(self.last, delay) for delay in range(0 if k == self.last else 1, _LONGEST_LAG + 2)]
+        reads += [(self.last, delay) for delay in range(0 if k == self.last else 1, self.stride + _LONGEST_LAG + 1)]
         for k, delay in reads:
             inits: dict[Before, Arg] = {}
             if all(
