@@ -16,42 +16,18 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from linrec.dtypes import LONG
 from linrec.errors import CaptureError
-from linrec.frontends.loop import coefficients
-from linrec.frontends.loop.branches import Branch, Path
-from linrec.frontends.loop.counters import LONGEST_CYCLE
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
+from linrec.frontends.loop.reads import NUMERIC, Reads, Run
 from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
-from linrec.frontends.loop.variables import Made, Read, Variable
-from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
+from linrec.frontends.loop.variables import Made
+from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
 from linrec.linear.random import RANDOM
-
-
-@dataclass(frozen=True)
-class Run:
-    """Part of a list: `length` repeats of a loop's signal, from repeat `start` on by `step`."""
-
-    loop: int
-    signal: str
-    step: int
-    start: int
-    length: int
-
-
-@dataclass
-class _Kept:
-    """A variable of a loop, and the signals that are written for it: after each place, and at the end of the step."""
-
-    variable: Variable
-    inits: dict[int, Arg]
-    after: dict[int, str]
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
@@ -65,27 +41,7 @@ def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Gra
     return _Reroller(flat, repeats, tables, name).run()
 
 
-class _Reroller:
-    def __init__(self, flat: Flat, repeats: list[Repeat], tables: bool, name: str) -> None:
-        self.flat, self.repeats, self.tables, self.name = flat, repeats, tables, name
-        self.made = {op.result: op for op in flat.ops}
-        self.types: dict[str, Type] = {i.name: i.type for i in flat.inputs}
-        self.types |= {op.result: op.type for op in flat.ops if isinstance(op.type, Type)}
-        self.where: dict[str, tuple[int, int, int]] = {}  # value -> loop, repeat, op of the body
-        for loop, r in enumerate(repeats):
-            for i in range(r.count):
-                for j in range(r.period):
-                    self.where[flat.ops[r.start + i * r.period + j].result] = (loop, i, j)
-        self.ops: list[Op] = []
-        self.times: list[Time] = []
-        self.inits: dict[str, list[Arg]] = {}
-        self.renamed: dict[str, Arg] = {}
-        self.cache: dict[object, Use] = {}
-        self.arrays: dict[str, Arg] = {}
-        self.alike: dict[str, Use] = {}
-        self.kept: dict[tuple[int, int, tuple[int, ...]], list[_Kept]] = {}
-        self.together: dict[int, list[frozenset[int]]] = {}
-
+class _Reroller(Reads):
     def run(self) -> Graph:
         done = 0
         for loop, repeat in enumerate(self.repeats):
@@ -114,38 +70,6 @@ class _Reroller:
 
     def _attrs(self, op: Op) -> tuple[tuple[str, Arg], ...]:
         return tuple((k, self._read_outside(a)) for k, a in op.attrs)
-
-    def _read_outside(self, arg: Arg) -> Arg:
-        if isinstance(arg, tuple):
-            return tuple(map(self._read_outside, arg))
-        if not isinstance(arg, Use):
-            return arg
-        if arg.name in self.renamed:
-            return self.renamed[arg.name]
-        if arg.name not in self.where:
-            return arg
-        loop, i, j = self.where[arg.name]
-        repeat = self.repeats[loop]
-        signal = self._body_name(loop, j)
-        if signal in self.arrays and i == repeat.count - 1:
-            return self.arrays[signal]
-        kept = self._last_kept(loop, Made(i, j))
-        if kept is not None:
-            return self._once(("last", kept), "last", (Use(kept),), self.types.get(arg.name))
-        kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
-        return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
-
-    def _once(self, key: object, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
-        if key not in self.cache:
-            self.cache[key] = self._new(kind, args, type_, time)
-        return self.cache[key]
-
-    def _new(self, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
-        name = f"{kind}{len(self.ops)}"
-        self.ops.append(Op(name, kind, args, (), type_, time))
-        if type_ is not None:
-            self.types[name] = type_
-        return Use(name)
 
     def _joined(self, op: Op) -> Op:
         """stack or cat of a list that holds whole loops, or all of one but a few steps: those become one `stack`."""
@@ -226,10 +150,6 @@ class _Reroller:
         return out
 
     # inside of loops -----------------------------------------------------------------------------
-
-    def _body_name(self, loop: int, j: int) -> str:
-        """The value of a body is named after its first repeat."""
-        return self.flat.ops[self.repeats[loop].start + j].result
 
     def _loop(self, loop: int, repeat: Repeat) -> None:
         time = Time(f"t{loop}", repeat.count)
@@ -312,9 +232,18 @@ class _Reroller:
         else:
             start = next(number - i * step for i, number in indices.items() if isinstance(number, int))
             whole, start = self._padded(whole, self.types[source.name], dim, start, start + step * (len(ops) - 1))
-        return replace(
-            op, result=ops[0].result, kind="signal", args=(whole, dim, start, step), attrs=(), time=f"t{loop}"
-        )
+        name = ops[0].result
+        signal = replace(op, result=name, kind="signal", args=(whole, dim, start, step), attrs=(), time=f"t{loop}")
+        if len(ran) == len(ops):
+            return signal
+        # what no step reads is no number of the program's, and may be NaN
+        path = self.flat.paths.get(name, ())
+        turns = self._turns(loop, ops[0], path[0][0]) if path else None
+        if turns is None:
+            raise self._differs(op, "is read in some steps alone")
+        self.ops.append(replace(signal, result=f"{name}.row"))
+        test = self._condition(loop, path, turns[0])
+        return replace(op, result=name, kind="where", args=(test, Use(f"{name}.row"), 0), attrs=(), time=f"t{loop}")
 
     def _padded(self, whole: Arg, type_: Type, dim: int, start: int, stop: int) -> tuple[Arg, int]:
         """The tensor, with zeros where only steps that read nothing would reach beyond its ends; where it is read from."""
@@ -437,300 +366,12 @@ class _Reroller:
             return chosen
         if self.tables and all(isinstance(v, int | float) and not isinstance(v, Use) for v in values):
             dtype = "i64" if all(isinstance(v, int) for v in values) else "f64"
-            if dtype == "f64" or op.kind in _NUMERIC:
+            if dtype == "f64" or op.kind in NUMERIC:
                 table = self._table(tuple(values), dtype)
                 return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
         if isinstance(found[-1], Use):
             return self._table_of(loop, values, op)
         raise self._differs(op, "has an argument that differs from step to step")
-
-    def _chosen(
-        self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
-    ) -> Arg | None:
-        """A read, or a choice between two reads by the first branch that tells them apart."""
-        read = self._read(loop, values, op, is_read)
-        if read is not None or not branches:
-            return read
-        branch, *others = branches
-        turns = self._turns(loop, op, branch)
-        if turns is not None:
-            holds = [branch.holds(turn) for turn in turns]
-            halves = [
-                [was and is_so == side for was, is_so in zip(is_read, holds, strict=True)] for side in (True, False)
-            ]
-            if any(halves[0]) and any(halves[1]):
-                parts = [self._chosen(loop, values, op, half, others) for half in halves]
-                types = {self.types.get(p.name) for p in parts if isinstance(p, Use)}
-                if parts[0] is not None and parts[1] is not None and len(types) == 1:
-                    test = self._condition(loop, ((branch, True),), turns[0])
-                    return self._new("where", (test, *parts), types.pop(), f"t{loop}")
-        return self._chosen(loop, values, op, is_read, others)
-
-    def _turns(self, loop: int, op: Op, branch: Branch) -> list[int] | None:
-        """The turns of the branch's loop that the repeats are, where these are one after another."""
-        place, repeat = self.where.get(op.result), self.repeats[loop]
-        if place is None:
-            return None
-        frames = [self.flat.frames.get(self.flat.ops[repeat.start + i * repeat.period + place[2]].result)
-                  for i in range(repeat.count)]  # fmt: skip
-        turns = [branch.turns.at(frame.at) for frame in frames if frame is not None]
-        known = [turn for turn in turns if turn is not None]
-        is_even = len(known) == repeat.count and known == list(range(known[0], known[0] + repeat.count))
-        return known if is_even else None
-
-    def _condition(self, loop: int, path: Path, first: int) -> Use:
-        """Whether these branches lead there, as a signal; the first repeat is that turn of theirs."""
-        key = ("condition", loop, path, first)
-        if key in self.cache:
-            return self.cache[key]
-        count = self.repeats[loop].count
-        whole: Use | None = None
-        for branch, is_taken in path:
-            vector = coefficients.Table(branch.condition.later(first), count, self._written).vector_of("bool")
-            if not is_taken:
-                vector = self._new("logical_not", (vector,), Type("bool", (count,)))
-            whole = vector if whole is None else self._new("logical_and", (whole, vector), Type("bool", (count,)))
-        assert whole is not None
-        return self._once(key, "signal", (whole, 0, 0, 1), Type("bool", ()), f"t{loop}")
-
-    def _read(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
-        """The one value, number or variable that is read; None if there are several."""
-        values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]
-        found = [(i, v) for i, (v, was) in enumerate(zip(values, is_read, strict=True)) if was]
-        at, last = found[-1]
-        if not isinstance(last, Use):
-            return last if all(type(v) is type(last) and v == last for _, v in found) else None
-        place = self.where.get(last.name)
-        if place is None or place[0] != loop:
-            return self._read_outside(last) if all(v == last for _, v in found) else None
-        _, i, j = place
-        delay, signal = at - i, self._body_name(loop, j)
-        same = all(
-            isinstance(v, Use) and self.where.get(v.name) == (loop, k - delay, j) for k, v in found if k >= delay
-        )
-        if same and delay == 0:
-            return Use(signal)
-        if self.flat.absent and not (same and self._ran_always(loop, j)):
-            return self._read_variable(loop, values, op, is_read)
-        if not same:
-            return None
-        before = [self._first_alike(self._read_outside(v)) if was else None
-                  for v, was in zip(values[:delay], is_read, strict=False)]  # steps 0 .. delay-1 read these  # fmt: skip
-        return self._delayed(signal, delay, list(reversed(before)), op.time)
-
-    # variables that branches assign --------------------------------------------------------------
-
-    def _ran(self, loop: int, i: int, j: int) -> bool:
-        repeat = self.repeats[loop]
-        return self.flat.ops[repeat.start + i * repeat.period + j].result not in self.flat.absent
-
-    def _ran_always(self, loop: int, j: int) -> bool:
-        return all(self._ran(loop, i, j) for i in range(self.repeats[loop].count))
-
-    def _made(self, loop: int, value: Arg) -> Made | Arg:
-        """The value as a variable has it: made in this loop, or outside."""
-        place = self.where.get(value.name) if isinstance(value, Use) else None
-        if place is None or place[0] != loop:
-            return self._first_alike(self._read_outside(value))
-        return Made(place[1], place[2])
-
-    def _assigned(self, loop: int) -> list[frozenset[int]]:
-        """Places that may assign one variable, since reads find values of these: the most places first."""
-        if loop not in self.together:
-            repeat = self.repeats[loop]
-            columns: list[Sequence[Arg]] = []
-            for j in range(repeat.period):
-                ops = [
-                    self.flat.ops[repeat.start + i * repeat.period + j]
-                    for i in range(repeat.count)
-                    if self._ran(loop, i, j)
-                ]
-                columns += zip(*(op.uses() for op in ops), strict=False)
-            columns += [op.args[0] for op in self.flat.ops[repeat.stop :] if op.args and isinstance(op.args[0], tuple)]
-            sets = set()
-            for column in columns:
-                at = [self.where[use.name] for use in column if isinstance(use, Use) and use.name in self.where]
-                sets.add(frozenset(place for where, _, place in at if where == loop))
-            self.together[loop] = sorted(sets, key=lambda places: (-len(places), sorted(places)))
-        return self.together[loop]
-
-    def _read_variable(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
-        """The variable that is assigned at the places of all these values."""
-        made = [self._made(loop, v) if was else None for v, was in zip(values, is_read, strict=True)]
-        position = self.where[op.result][2]
-        read = self._variable(loop, made, is_read, position, 0)
-        if read is None:
-            return None
-        kept, found = read
-        k, delay = found.k, found.delay
-        steps = {i for i, was in enumerate(is_read) if was}
-        while delay == 0 and k >= 0 and kept.variable.passed(k, steps) == steps:
-            k -= 1  # no step that reads has been there
-        if k < 0:
-            k, delay = kept.variable.last, kept.variable.stride
-        signal = self._after(loop, kept, k)
-        if signal is None or delay == 0:
-            return None if signal is None else Use(signal)
-        return self._delayed(signal, delay, [kept.inits.get(age) for age in range(1, delay + 1)], op.time)
-
-    def _variable(
-        self, loop: int, made: Sequence[Made | Arg], is_read: Sequence[bool], position: int, first: int
-    ) -> tuple[_Kept, Read] | None:
-        own = frozenset(m.place for m in made if isinstance(m, Made))
-        several = self._assigned(loop)
-        wider = [a | b for a, b in itertools.combinations(several, 2) if not a.isdisjoint(own) or not b.isdisjoint(own)]
-        sets = [*(p for p in several if p > own), own, *(p for p in wider if p > own)]
-        for stride, places in itertools.product(range(1, LONGEST_CYCLE + 1), map(sorted, sets)):
-            variable = Variable(places, self.repeats[loop].count, lambda i, j: self._ran(loop, i, j), stride)
-            found = variable.read(made, is_read, position, first)
-            if found is not None:
-                break
-        if found is None:
-            return None
-        known = self.kept.setdefault((loop, stride, variable.places), [])
-        for kept in known:
-            if all(kept.inits.get(age, init) == init for age, init in found.inits.items()):
-                kept.inits.update(found.inits)
-                return kept, found
-        known.append(_Kept(variable, dict(found.inits), {}))
-        return known[-1], found
-
-    def _after(self, loop: int, kept: _Kept, k: int) -> str | None:
-        """The signal of a variable after its k-th place; None where that has no form."""
-        if k not in kept.after:
-            variable = kept.variable
-            if not variable.passed(k, set(range(self.repeats[loop].count))):
-                kept.after[k] = self._body_name(loop, variable.places[k])
-            else:
-                name = f"kept{len(self.ops)}"
-                self.ops.append(Op(name, "alias", (0,), (), None, f"t{loop}"))  # in its place; what it is comes below
-                kept.after[k] = name
-                index = len(self.ops) - 1
-                made = self._choice(loop, kept, k, set(range(self.repeats[loop].count)))
-                if made is None:
-                    return None
-                self.ops[index] = replace(made, result=name)
-                if made.type is not None and isinstance(made.type, Type):
-                    self.types[name] = made.type
-        return kept.after[k]
-
-    def _choice(self, loop: int, kept: _Kept, k: int, steps: set[int]) -> Op | None:
-        """where(c_k, j_k, what the variable was before), as needed at these steps."""
-        variable = kept.variable
-        place = variable.places[k]
-        type_ = self.types[self._body_name(loop, place)]
-        rest = variable.passed(k, steps)
-        before: Arg
-        if k == 0:
-            last = self._after(loop, kept, variable.last)
-            if last is None:
-                return None
-            ages = range(1, variable.stride + 1)
-            before = self._delayed(last, variable.stride, [kept.inits.get(age) for age in ages], f"t{loop}")
-        elif not variable.passed(k - 1, rest):
-            before = Use(self._body_name(loop, variable.places[k - 1]))
-        else:
-            earlier = self._choice(loop, kept, k - 1, rest)
-            if earlier is None:
-                return None
-            self.ops.append(replace(earlier, result=f"before{len(self.ops)}"))
-            before = Use(self.ops[-1].result)
-        path = self.flat.paths.get(self._body_name(loop, place))
-        turns = self._turns(loop, self.flat.ops[self.repeats[loop].start + place], path[0][0]) if path else None
-        if path is None or turns is None:
-            return None
-        test = self._condition(loop, path, turns[0])
-        return Op("", "where", (test, Use(self._body_name(loop, place)), before), (), type_, f"t{loop}")
-
-    def _last_kept(self, loop: int, made: Made) -> str | None:
-        """The variable of a loop that holds this value at its end, if branches assign it."""
-        if not self.flat.absent:
-            return None
-        last = self.repeats[loop].count - 1
-        if made.step < last and not any(key[0] == loop and made.place in key[2] for key in self.kept):
-            self._variable(loop, [made], [True], self.repeats[loop].period, last)
-        for (where, stride, _), several in self.kept.items():
-            for kept in several:
-                if where == loop and stride == 1 and kept.variable.value(kept.variable.last, last) == made:
-                    return self._after(loop, kept, kept.variable.last)
-        return None
-
-    def _run_of_variable(self, items: Sequence[Arg]) -> Run | None:
-        """Are the items, in order or in reverse, what a variable holds at the end of all repeats but a few?"""
-        loops = {self.where[use.name][0] for use in items if isinstance(use, Use) and use.name in self.where}
-        loop = min(loops, default=0)
-        repeat = self.repeats[loop]
-        made = [self._made(loop, item) for item in items[: repeat.count]]
-        while made and not isinstance(made[-1], Made):
-            made.pop()
-        places = {m.place for m in made if isinstance(m, Made)}
-        if not places or (len(places) == 1 and self._ran_always(loop, min(places))):
-            return None
-        length = len(made)
-        for step in (1, -1):
-            ordered = made[::step]
-            for first in range(repeat.count - length + 1) if length >= max(repeat.count - PEELED, 2) else ():
-                read = self._variable(loop, ordered, [True] * length, repeat.period, first)
-                if read is not None and read[1].delay == 0:
-                    signal = self._after(loop, read[0], read[1].k)
-                    if signal is not None:
-                        return Run(loop, signal, step, first if step > 0 else first + length - 1, length)
-        return None
-
-    def _function_of_time(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
-        """Numbers that are an expression of the loop's counter, as a signal."""
-        place = self.where.get(op.result)
-        steps = [i for i, was in enumerate(is_read) if was]
-        numbers = all(isinstance(values[i], bool | int | float) for i in steps)
-        if not numbers or op.source is None or place is None or op.kind not in _NUMERIC:
-            return None
-        repeat, flat = self.repeats[loop], self.flat
-        frames = [flat.frames.get(flat.ops[repeat.start + i * repeat.period + place[2]].result) for i in steps]
-        found = coefficients.read([values[i] for i in steps], frames, op.source, flat.watch, steps)
-        if found is None:
-            return None
-        flat.read |= found.places
-        table, dtype, backward = coefficients.Table(found, repeat.count, self._written).write()
-        at = (repeat.count - 1, -1) if backward else (0, 1)
-        return self._new("signal", (table, 0, *at), Type(dtype, ()), f"t{loop}")
-
-    def _written(self, kind: str, args: tuple[Arg, ...], attrs: tuple[tuple[str, Arg], ...], type_: Type) -> Use:
-        made = self._new(kind, args, type_)
-        self.ops[-1] = replace(self.ops[-1], attrs=attrs)
-        return made
-
-    def _table(self, values: tuple[Arg, ...], dtype: str) -> Use:
-        """Numbers that differ from step to step, as a tensor over time."""
-        table = self._new("tensor", (values,), Type(dtype, (len(values),)))
-        self.ops[-1] = replace(self.ops[-1], attrs=(("dtype", Atom(LONG[dtype])),))
-        return table
-
-    def _first_alike(self, arg: Arg) -> Arg:
-        """The first value made by the same operators of the same arguments: each slot of a ring starts with its own."""
-        if not self.alike:
-            first: dict[Op, Use] = {}
-            for op in self.flat.ops:
-                if op.result not in self.where and op.kind not in RANDOM:
-                    plain = replace(op.map_uses(lambda use: self.alike.get(use.name, use)), result="")
-                    self.alike[op.result] = first.setdefault(plain, Use(op.result))
-        return self.alike.get(arg.name, arg) if isinstance(arg, Use) and not arg.delay else arg
-
-    def _delayed(self, signal: str, delay: int, before: Sequence[Arg], time: str | None) -> Use:
-        """`signal` read `delay` steps back; `before[k]` is its value k+1 steps before the first, None if never read."""
-        known = self.inits.setdefault(signal, [])
-        if all(a is None or b is None or a == b for a, b in zip(known, before, strict=False)):
-            known[:] = [b if a is None else a for a, b in itertools.zip_longest(known, before)]
-            return Use(signal, delay)
-        key = ("copy", signal, tuple(before))
-        if key not in self.cache:
-            copy = self._new("alias", (Use(signal),), self.types.get(signal), time)
-            self.ops[-1] = replace(self.ops[-1], time=time or self._time_of(signal))
-            self.inits[copy.name] = list(before)
-            self.cache[key] = copy
-        return Use(self.cache[key].name, delay)
-
-    def _time_of(self, signal: str) -> str:
-        return f"t{self.where[signal][0]}"
 
     def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
         """Outside values that differ from step to step."""
@@ -767,9 +408,6 @@ class _Reroller:
             line=op.source.line if op.source else None,
             help="let every step do the same: index with t, and put special first and last steps outside the loop",
         )
-
-
-_NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())
 
 
 def _progression(values: Mapping[int, Arg]) -> int | None:
