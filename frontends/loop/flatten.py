@@ -460,7 +460,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     late = {n for n in regular if made[n].kind == "getitem"}
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
-        if name in roles and name not in regular and isinstance(op.args[0], Use):
+        if name in roles and name not in regular and isinstance(op.args[0], Use) and made[name].kind == "getitem":
             early.setdefault(op.args[0].name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
     new: list[Op] = []

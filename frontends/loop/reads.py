@@ -182,24 +182,39 @@ class Reads(Rolling):
         return self._delayed(signal, delay, [kept.inits.get(age) for age in range(1, delay + 1)], op.time)
 
     def _assigned(self, loop: int) -> list[frozenset[int]]:
-        """Places that may assign one variable, since reads find values of these: the most places first."""
+        """Places that may assign one variable, since reads find values of these, some of them of earlier steps.
+
+        The most places first.
+        """
         if loop not in self.together:
             repeat = self.repeats[loop]
-            columns: list[Sequence[Arg]] = []
-            for j in range(repeat.period):
-                ops = [
-                    self.flat.ops[repeat.start + i * repeat.period + j]
-                    for i in range(repeat.count)
-                    if self._ran(loop, i, j)
-                ]
-                columns += zip(*(op.uses() for op in ops), strict=False)
-            columns += [op.args[0] for op in self.flat.ops[repeat.stop :] if op.args and isinstance(op.args[0], tuple)]
             sets = set()
-            for column in columns:
-                at = [self.where[use.name] for use in column if isinstance(use, Use) and use.name in self.where]
-                sets.add(frozenset(place for where, _, place in at if where == loop))
+            for j in range(repeat.period):
+                ran = [i for i in range(repeat.count) if self._ran(loop, i, j)]
+                ops = [self.flat.ops[repeat.start + i * repeat.period + j] for i in ran]
+                for column in zip(*(op.uses() for op in ops), strict=False):
+                    at = [
+                        (i, self.where[use.name]) for i, use in zip(ran, column, strict=True) if use.name in self.where
+                    ]
+                    if any(where == loop and step < i for i, (where, step, _) in at):
+                        sets.add(frozenset(place for _, (where, _, place) in at if where == loop))
+            for op in self.flat.ops[repeat.stop :]:
+                if op.args and isinstance(op.args[0], tuple):
+                    found = [
+                        self.where[use.name] for use in op.args[0] if isinstance(use, Use) and use.name in self.where
+                    ]
+                    sets.add(frozenset(place for where, _, place in found if where == loop))
+            sets |= {a | b for a, b in itertools.combinations(sets, 2) if self._are_arms(loop, a, b)}
             self.together[loop] = sorted(sets, key=lambda places: (-len(places), sorted(places)))
         return self.together[loop]
+
+    def _are_arms(self, loop: int, these: frozenset[int], those: frozenset[int]) -> bool:
+        """Does one branch lead to a place of these or to one of those?"""
+        here, there = (
+            {step for place in places for step in self.flat.paths.get(self._body_name(loop, place), ())}
+            for places in (these, those)
+        )
+        return any((branch, not is_taken) in there for branch, is_taken in here)
 
     def _made(self, loop: int, value: Arg) -> Made | Arg:
         """The value as a variable has it: made in this loop, or outside."""
@@ -212,9 +227,7 @@ class Reads(Rolling):
         self, loop: int, made: Sequence[Made | Arg], is_read: Sequence[bool], position: int, first: int
     ) -> tuple[Kept, Read] | None:
         own = frozenset(m.place for m in made if isinstance(m, Made))
-        several = self._assigned(loop)
-        wider = [a | b for a, b in itertools.combinations(several, 2) if not a.isdisjoint(own) or not b.isdisjoint(own)]
-        sets = [*(p for p in several if p > own), own, *(p for p in wider if p > own)]
+        sets = [*(p for p in self._assigned(loop) if p > own), own]
         for stride, places in itertools.product(range(1, LONGEST_CYCLE + 1), map(sorted, sets)):
             variable = Variable(places, self.repeats[loop].count, lambda i, j: self._ran(loop, i, j), stride)
             found = variable.read(made, is_read, position, first)
