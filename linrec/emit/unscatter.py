@@ -102,7 +102,7 @@ class _Unscatter:
                 or last.kind != "last"
                 or last.args[0] != Use(read.name)
                 or read.delay != 1
-                or len(init) != 1
+                or not init
             ):
                 continue
             type_ = self.types[stack.result]
