@@ -152,6 +152,7 @@ class ChooseForm(Pass):
             "ring": SEMIRINGS[recurrence.semiring].is_ring,
             "dtype": first.dtype,
             "gradients": context.gradients,
+            "differentiable": context.differentiable,
             "machine": context.machine,
         }
         return self._cheapest(recurrence, wanted, sizes, lambda at: scan_estimates(at, **options), context)

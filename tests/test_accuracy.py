@@ -230,7 +230,7 @@ def widened(x: Any) -> Any:
 
 def in_blocks(y: Tensor) -> list[Tensor]:
     """(B, T, ...) by 64 steps; what has no steps is one block."""
-    return list(y.split(BLOCK, 1)) if y.dim() > 2 else [y]
+    return list(torch.split(y, BLOCK, 1)) if y.dim() > 2 else [y]
 
 
 def judged(got: Tensor, loop: Tensor, exact: Tensor, what: str) -> None:
@@ -289,7 +289,9 @@ def test_gradients_of_many_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["plain"], indirect=True)
-@pytest.mark.parametrize("name", [n if n == "gates" else pytest.param(n, marks=slow) for n, c in CASES.items() if c.is_native])
+@pytest.mark.parametrize(
+    "name", [n if n == "gates" else pytest.param(n, marks=slow) for n, c in CASES.items() if c.is_native]
+)
 def test_plain_operators(name: str, path: str) -> None:
     """Forms with compiled kernels, without these."""
     check(CASES[name], 3000, train=True)

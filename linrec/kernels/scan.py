@@ -82,7 +82,9 @@ def _constant(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (1, e or 1s), (
     return states if whole == steps else torch.cat([states, walk(b[whole:], states[-1])])
 
 
-def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
+def scan_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
 
     O(T n^3) operations, O(T n^2) and sqrt(T) n^3 where one A serves all steps.
@@ -104,7 +106,9 @@ def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e or 
     return scan_matrices(a, b, start, _applied, 0.0, short)
 
 
-def _constant_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (g, n, n), (T, g, n, c), (g, n, c) -> (T, g, n, c)
+def _constant_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (g, n, n), (T, g, n, c), (g, n, c) -> (T, g, n, c)
     # as for numbers: chunks side by side as columns of one matrix, powers of A in double precision
     steps, groups, n, count = b.shape
     one = a.to(b.dtype)
@@ -112,7 +116,10 @@ def _constant_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (g, n, n)
     def walk(b: Tensor, start: Tensor) -> Tensor:
         return _walk(one.expand(len(b), *one.shape), b, start, lambda a, s, b: torch.baddbmm(b, a, s))
 
-    size = math.isqrt(steps - 1) + 1 if steps > _SHORT else 0
+    # T steps of a walk, or sqrt(T) of them and as many products of matrices in double precision
+    step = 2 * _RATES.launch + 2 * groups * n**2 * count / _RATES.small
+    product = 4 * _RATES.launch + 4 * groups * n**3 / _RATES.matmul
+    size = math.isqrt(steps - 1) + 1 if steps > max(_SHORT, (1 + product / step) ** 2) else 0
     power = powers(a, a, size)
     # inf * 0 is nan: what overflows within a chunk would reach states that it does not touch
     if size == 0 or (is_concrete(power) and not bool(torch.isfinite(power[-1].detach().to(b.dtype)).all())):

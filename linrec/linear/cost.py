@@ -191,7 +191,9 @@ def estimates(
     batched = sizes["p"] > 1 and sizes["B"] * sizes["p"] * sizes["q"] >= ONE_BY_ONE
     each = (1.5, 8) if batched else (0.0, 8 if sizes["p"] == 1 else 16)
     single = sizes["g"] == sizes["p"] == sizes["q"] == 1 and sizes["T"] >= 4 * ROW
-    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled, gradients, associative, elementwise)
+    formulas = _invariant(
+        response, final, diagonal, plain, each, single, width, machine.compiled, gradients, associative, elementwise
+    )
     return _estimates(formulas, sizes, machine, slower)
 
 
@@ -217,8 +219,8 @@ def _invariant(
     def built(x: _Sizes, steps: Any) -> Work:
         """The impulse response: powers by doubling, or of its coarse and fine halves where states are not read."""
         if elementwise:
-            numbers = steps * x.g * x.q * x.n * x.p
-            return Work(elementwise=double * 2 * numbers, moved=8 * steps * x.g * x.q * x.p, depth=40)
+            numbers = steps * x.g * x.q * x.p
+            return Work(products=double * 2 * numbers * x.n, moved=3 * 8 * numbers, depth=40)
         if plain:
             products = 2 * steps * x.g * x.n**2 * x.p + 2 * x.g * x.n**3 * x.log2(steps)
             moved = 3 * 8 * steps * x.g * x.n * x.p
@@ -232,7 +234,7 @@ def _invariant(
     def prepared(x: _Sizes) -> Work:
         if response == "built":
             once = built(x, x.T)
-            return once.times(BACKWARDS) if gradients else once
+            return once.times(BACKWARDS) if gradients and not elementwise else once
         if response == "read":
             return Work(2 * x.T * x.g * x.q * x.n * x.p, moved=width * x.T * x.g * x.p * (x.n + 2 * x.q), depth=8)
         return Work(moved=width * x.g * x.n * (x.n + x.p + x.q))  # compared with what the kept one was made of
@@ -250,10 +252,12 @@ def _invariant(
         if associative:
             chunks, states = x.sqrt(x.T), x.B * x.T * x.g * x.n
             found["associative"] = Work(
-                products=2 * inputs * x.n + double * 2 * chunks * x.g * x.n**3,
-                small=(5 if learnt else 4) * states * x.n,  # a walk of all chunks side by side, and what they begin with
+                products=2 * inputs * x.n + double * 3 * chunks * x.g * x.n**3,
+                small=(5 if learnt else 4)
+                * states
+                * x.n,  # a walk of all chunks side by side, and what they begin with
                 moved=width * (20 if learnt else 16) * states,
-                depth=(3 if learnt else 1) * (120 + 5 * chunks),
+                depth=(3 if learnt else 1) * (200 + 5 * chunks),
             )
         rows = x.B * (x.p + x.q) + (0 if response == "kept" else x.p * x.q)
         own = Work(
@@ -301,25 +305,29 @@ def scan_estimates(
     ring: bool = True,
     dtype: str = "f32",
     gradients: bool = False,
+    differentiable: bool = True,
     machine: Machine | None = None,
 ) -> list[Estimate]:
-    """The scan of a time-varying recurrence, associative where states mix, and its loop; cheapest first."""
+    """The scan of a time-varying recurrence, associative where states mix, and its loop; cheapest first.
+
+    Without a ring one that is `differentiable` runs the recurrence of its derivatives in the forward pass already.
+    """
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
     # without a ring the forward pass has computed the gradient's recurrence already; else all forms grow alike
     autograd = TRAINED / PARALLEL if gradients and not ring else 1.0
-    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled, autograd)
+    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled, autograd, differentiable)
     return _estimates(formulas, sizes, machine, slower)
 
 
 @functools.cache
-def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: float) -> Formulas:
+def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: float, differentiable: bool) -> Formulas:
     def formulas(x: _Sizes) -> dict[str, Work]:
         chunks = x.sqrt(x.T)  # of as many steps: what waits for another is 2 sqrt(T) steps
         states = x.T * x.E * x.n
         if not mixes:
             fast = compiled and ring
-            passes, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
+            passes, depth = (4, 25) if fast else (12, 25 + 2 * (12 if differentiable and not ring else 6) * chunks)
             form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
         else:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
@@ -327,7 +335,15 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: floa
             read = 2 * x.T * x.E * x.n**2
             # elements that share a transition are columns of one matrix
             own = Work(small=2 * cube + 2 * read, moved=width * (10 * square + 12 * states), depth=40 + 12 * chunks)
-            if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
+            if not ring and not differentiable:
+                own = Work(
+                    elementwise=20 * cube + 20 * read,
+                    moved=width * (10 * square + 12 * states),
+                    depth=100 + 40 * chunks,
+                )
+            elif (
+                not ring
+            ):  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
                 own = own.plus(Work(
                     small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=60 * width * others,
