@@ -257,7 +257,7 @@ def _invariant(
                 * states
                 * x.n,  # a walk of all chunks side by side, and what they begin with
                 moved=width * (20 if learnt else 16) * states,
-                depth=(3 if learnt else 1) * (200 + 5 * chunks),
+                depth=(3 if learnt else 1) * (120 + 5 * chunks),
             )
         rows = x.B * (x.p + x.q) + (0 if response == "kept" else x.p * x.q)
         own = Work(
