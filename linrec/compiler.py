@@ -125,6 +125,8 @@ class Compiled:
                 return None
         if any(n <= 1 for name, n in lengths.items() if name != "T"):
             return None  # a size of one broadcasts: it is another program
+        if lengths.get("T", self.captured.shortest) < self.captured.shortest:
+            return None  # some branch does not run
         return lengths
 
     def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:
@@ -375,7 +377,9 @@ class Engine:
         log.info("%s runs as written: %s", self.name, error)
 
     def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
-        captured = capture(self.function, environment, args, kwargs, self.name)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        earlier = [made.captured for made in self.programs.get(self._key(leaves, spec, environment), ())]
+        captured = capture(self.function, environment, args, kwargs, self.name, earlier=earlier)
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)

@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from types import CodeType
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
+from linrec.frontends.loop.branches import branches, growing_loops, has_branches, join, length_for, shortest
 from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
@@ -54,7 +56,8 @@ class Capture:
     other tensors written to), arguments as "argument:0".
     `guards` are tensors by path that the program took numbers out of, with what they held: it is another program
     where they hold something else.
-    `held` says why the program holds for the traced sizes only; None if it holds for every length.
+    `held` says why the program holds for the traced sizes only; None if it holds for every length, or for those of at
+    least `shortest` steps.
     """
 
     graph: Graph
@@ -64,6 +67,13 @@ class Capture:
     assigned: frozenset[str]
     guards: tuple[tuple[str, Tensor], ...] = ()
     held: Unreadable | CaptureError | None = None
+    shortest: int = 0
+    axes: tuple[Axis, ...] = ()  # those of time
+    alike: object = None  # which sizes of the call are equal, and which are one
+
+    def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
+        """Is it known that a call of these shapes can be captured at its own length alone?"""
+        return self.alike == alike if self.held is not None else _steps(shapes, self.axes) < self.shortest
 
 
 def capture(
@@ -73,8 +83,12 @@ def capture(
     kwargs: Any,
     name: str,
     steps: tuple[int, ...] = STEPS,
+    earlier: Iterable[Capture] = (),
 ) -> Capture:
-    """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done."""
+    """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done.
+
+    What was found of it at `earlier` calls is not looked for again.
+    """
     started = time.perf_counter()
     for path, module in environment.modules.items():
         if path and hooks_of(module):
@@ -84,21 +98,34 @@ def capture(
             )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
+    alike = _alike(tracer.shapes)
+    known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike)), None)
+    found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
-    found = tracer.time_axes()
-    if found is not None:
-        try:
-            graph, trace, flat, held = tracer.general(found)
-        except CaptureError as error:
-            held = error
-    if found is None or held is not None:
+    least = 0
+    if known is not None:
+        held = known.held or _too_short(known.shortest)
+    elif found is None:
+        held = CaptureError("LR0406", "the program cannot run at other lengths")
+    else:
+        for tries in itertools.chain([tracer], tracer.branching(found)):
+            try:
+                graph, trace, flat, held = tries.general(found)
+            except CaptureError as error:
+                held = error
+            if held is None:
+                least = tries.shortest
+                held = _too_short(least) if least > _steps(tracer.shapes, found) else None
+                break
+    if held is not None:
         graph, trace, flat = tracer.own_length(found or [])
-        held = held or CaptureError("LR0406", "the program cannot run at other lengths")
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     guards = tracer.guards(flat)
     seconds = time.perf_counter() - started
-    return Capture(graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held)
+    return Capture(
+        graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, 0 if held else least
+    )
 
 
 @dataclass
@@ -112,6 +139,8 @@ class _Tracer:
     steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
     read: list[Tensor] = field(default_factory=list)
+    by_line: tuple[CodeType, ...] = ()  # functions of which each line is noted, so that branches can be joined
+    shortest: int = 0  # steps, of those that a captured program holds for
     probe: Probe = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +162,9 @@ class _Tracer:
 
     def trace(self, shapes: Shapes, limit: int) -> Trace:
         with trial():
-            trace = run_trace(self.function, self.environment, self.args, self.kwargs, shapes, limit)
+            trace = run_trace(
+                self.function, self.environment, self.args, self.kwargs, shapes, limit, by_line=self.by_line
+            )
         self.read += trace.read
         if trace.drawn:
             raise CaptureError(
@@ -252,6 +283,19 @@ class _Tracer:
         assert reason is not None  # the last choice leaves no size free
         raise reason
 
+    def branching(self, axes: list[Axis]) -> Iterator[_Tracer]:
+        """The same with traces long enough to see what branches on counters do, where there are some."""
+        known = next((trace for trace in self.tried.values() if trace is not None), None)
+        if known is None or not any(map(has_branches, known.watch.codes)):
+            return
+        tracer = replace(self, by_line=tuple(known.watch.codes), tried={})
+        short = [trace for n in self.steps[:2] if (trace := tracer.attempt(self.resized(axes, n))) is not None]
+        found = branches(short[0], growing_loops(short)) if len(short) == 2 else []
+        steps = length_for(found) if found else None
+        if steps is not None:
+            tracer.steps = tuple(steps + n - STEPS[0] for n in STEPS)
+            yield tracer
+
     def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
 
@@ -339,7 +383,7 @@ class _Tracer:
         for turn, steps in enumerate(lengths_of_time):
             shapes = self.resized(axes, steps)
             for group, others in zip(growing.values(), OTHER_STEPS, strict=False):
-                shapes = self.resized(group, others[turn % len(others)], shapes)
+                shapes = self.resized(group, others[turn % len(others)] + self.steps[0] - STEPS[0], shapes)
             if steps == self.steps[-1]:
                 shapes = self.varied(free, shapes)
             trace = self.attempt(shapes, limit)
@@ -353,6 +397,12 @@ class _Tracer:
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
         if len({len(spans(flat.ops)) for flat in flats}) > 1:
             raise nested(flats[-1].ops)
+        if self.by_line:
+            loops = growing_loops(traces)
+            found = [branches(trace, loops) for trace in traces]
+            for flat, several in zip(flats, found, strict=True):
+                join(flat, several)
+            self.shortest = shortest(found, lengths_of_time)
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, over_time(flats, counts), strict=True)
@@ -383,6 +433,20 @@ class _Tracer:
             return reroll(flat, repeats, tables=True, name=self.name), trace, flat
         except CaptureError as error:
             raise (None if axes else _layer(flat)) or error from None
+
+
+def _steps(shapes: Shapes, axes: Iterable[Axis]) -> int:
+    return min(shapes[i][d] for i, d in axes)
+
+
+def _alike(shapes: Shapes) -> object:
+    """Which of all sizes are equal, and which are one."""
+    sizes = [n for s in shapes for n in s]
+    return tuple(map(len, shapes)), tuple((sizes.index(n), n == 1) for n in sizes)
+
+
+def _too_short(steps: int) -> CaptureError:
+    return CaptureError("LR0412", f"calls of fewer than {steps} steps do not run every branch")
 
 
 def _flat(trace: Trace, environment: Environment, names: list[str]) -> Flat:

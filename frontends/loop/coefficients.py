@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,9 +53,56 @@ class Coefficient:
     numbers: dict[str, Number]
     places: set[Place] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        whole = ast.fix_missing_locations(ast.Expression(self.expression))
+        self._code = compile(whole, "<coefficient>", "eval")
 
-def read(values: Sequence[Arg], frames: Sequence[Frame | None], source: Source, watch: Watch) -> Coefficient | None:
-    """The one expression at `source` that has these values at the steps with these frames, or None."""
+    def number(self, step: int) -> Number | None:
+        """Its number at a step; None where it has none."""
+        space = {"__builtins__": {}, "math": math, **{n: getattr(builtins, n) for n in _BUILTIN}}
+        counted = {n: c.start + c.step * step for n, c in self.counters.items()}
+        try:
+            result = eval(self._code, space, {**self.numbers, **counted})  # an expression of numbers and nothing else
+        except (ArithmeticError, ValueError, TypeError, NameError):
+            return None
+        return result if isinstance(result, bool | int | float) else None
+
+    def later(self, steps: int) -> Coefficient:
+        """The same, counted from that many steps on."""
+        moved = {name: Counter(c.start + c.step * steps, c.step) for name, c in self.counters.items()}
+        return Coefficient(self.expression, moved, self.numbers, self.places)
+
+
+def condition(test: ast.expr, frames: Sequence[Frame], steps: Sequence[int], watch: Watch) -> Coefficient | None:
+    """The condition of a branch, taken at these steps with these frames, as a function of time, or None."""
+    function = definition(frames[0].code)
+    if function is None:
+        return None
+    reader = _Reader(function, frames, watch, steps)
+    expression = reader.resolved(_truth(test), 0)
+    if expression is None or not reader.counters:
+        return None
+    return Coefficient(expression, reader.counters, reader.numbers, reader.places | {place_of(frames[0].code, test)})
+
+
+def _truth(test: ast.expr) -> ast.expr:
+    """A test as a condition: `if n` is `if n != 0`."""
+    match test:
+        case ast.BoolOp(op=joint, values=values):
+            made: ast.expr = ast.BoolOp(joint, [_truth(v) for v in values])
+        case ast.UnaryOp(op=ast.Not() as sign, operand=operand):
+            made = ast.UnaryOp(sign, _truth(operand))
+        case ast.Compare():
+            return test
+        case _:
+            made = ast.Compare(test, [ast.NotEq()], [ast.copy_location(ast.Constant(0), test)])
+    return ast.copy_location(made, test)
+
+
+def read(
+    values: Sequence[Arg], frames: Sequence[Frame | None], source: Source, watch: Watch, steps: Sequence[int]
+) -> Coefficient | None:
+    """The one expression at `source` that has these values at these steps, which have these frames, or None."""
     if not frames or any(f is None or f.code is not frames[0].code for f in frames if frames[0] is not None):
         return None
     known = [f for f in frames if f is not None]
@@ -67,10 +113,14 @@ def read(values: Sequence[Arg], frames: Sequence[Frame | None], source: Source, 
         return None
     found: list[Coefficient] = []
     for operand in _operands(known[0].code, source):
-        reader = _Reader(function, known, watch)
+        reader = _Reader(function, known, watch, steps)
         expression = reader.resolved(operand, 0)
-        if expression is not None and reader.fits(expression, values):
-            found.append(Coefficient(expression, reader.counters, reader.numbers, reader.places))
+        if expression is None:
+            continue
+        made = Coefficient(expression, reader.counters, reader.numbers, reader.places)
+        numbers = [made.number(step) for step in steps]
+        if all(type(n) is type(v) and n == v for n, v in zip(numbers, values, strict=True)):
+            found.append(made)
     return found[0] if len(found) == 1 and found[0].counters else None
 
 
@@ -103,8 +153,8 @@ def _placed(code: CodeType) -> dict[tuple[int, int, int], list[ast.AST]]:
 class _Reader:
     """One expression, with what its names stand for."""
 
-    def __init__(self, function: ast.AST, frames: Sequence[Frame], watch: Watch) -> None:
-        self.function, self.frames, self.watch = function, frames, watch
+    def __init__(self, function: ast.AST, frames: Sequence[Frame], watch: Watch, steps: Sequence[int]) -> None:
+        self.function, self.frames, self.watch, self.steps = function, frames, watch, steps
         self.code = frames[0].code
         self.counters: dict[str, Counter] = {}
         self.numbers: dict[str, Number] = {}
@@ -187,17 +237,27 @@ class _Reader:
         if all(v == numbers[0] and type(v) is type(numbers[0]) for v in numbers) and not assigned:
             self.numbers[node.id] = numbers[0]
             return node
-        steps = {b - a for a, b in itertools.pairwise(numbers)}
         counts = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
-        if counts and steps <= {1} | {-1} and len(steps) == 1 and not assigned:
-            self.counters[node.id] = Counter(int(numbers[0]), int(steps.pop()))
-            return node
-        return self.resolved(assigned[0], depth + 1) if len(assigned) == 1 else None
+        at = list(zip(self.steps, map(int, numbers), strict=True)) if counts else []
+        for step in (1, -1):
+            start = at[0][1] - step * at[0][0] if at else 0
+            if at and all(v == start + step * n for n, v in at) and not assigned:
+                self.counters[node.id] = Counter(start, step)
+                return node
+        made = self.resolved(assigned[0], depth + 1) if len(assigned) == 1 else None
+        if made is None:
+            return None
+        told = Coefficient(made, self.counters, self.numbers)
+        # assigned after it is read, it holds the number of a step before
+        return made if all(told.number(n) == v for n, v in zip(self.steps, numbers, strict=True)) else None
 
     def _assigned(self, name: str) -> list[ast.expr]:
-        """What plain assignments inside of loops give the name; two branches of one `if` are one expression."""
-        loops = [n for n in ast.walk(self.function) if isinstance(n, ast.For | ast.While)]
-        looped = {id(n): n for loop in loops for n in ast.walk(loop)}
+        """What plain assignments inside of loops, or of a function without any, give the name.
+
+        Two branches of one `if` are one expression.
+        """
+        loops: list[ast.AST] = [n for n in ast.walk(self.function) if isinstance(n, ast.For | ast.While)]
+        looped = {id(n): n for loop in loops or [self.function] for n in ast.walk(loop)}
         found: list[ast.expr] = []
         inside: set[int] = set()
         for node in looped.values():
@@ -223,20 +283,6 @@ class _Reader:
                 return ast.Constant(value)
         return None
 
-    def fits(self, expression: ast.expr, values: Sequence[Arg]) -> bool:
-        """Has the expression these values at these steps?"""
-        code = compile(ast.fix_missing_locations(ast.Expression(expression)), "<coefficient>", "eval")
-        space = {"__builtins__": {}, "math": math, **{n: getattr(builtins, n) for n in _BUILTIN}}
-        for step, value in enumerate(values):
-            counted = {n: c.start + c.step * step for n, c in self.counters.items()}
-            try:
-                result = eval(code, space, {**self.numbers, **counted})  # an expression of numbers and nothing else
-            except (ArithmeticError, ValueError, TypeError, NameError):
-                return False
-            if type(result) is not type(value) or result != value:
-                return False
-        return True
-
 
 class Table:
     """Writes a coefficient as operators over all `count` steps: positions run upward, whichever way time runs."""
@@ -251,6 +297,11 @@ class Table:
         value, dtype = self.vector(self.coefficient.expression)
         dtype = "i64" if dtype == "bool" else dtype
         return self._lifted(value, dtype), dtype, backward
+
+    def vector_of(self, dtype: str) -> Use:
+        """The numbers of all steps, in order, as that type."""
+        self.backward = False
+        return self._lifted(self.vector(self.coefficient.expression)[0], dtype)
 
     def _new(self, kind: str, args: tuple[Arg, ...], dtype: str) -> Use:
         made = kind in ("arange", "full")

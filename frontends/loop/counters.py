@@ -19,16 +19,17 @@ import ast
 import linecache
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from linrec.frontends.loop.trace import Place, Watch, place_of
 from linrec.ir import Source
 
 _LARGEST_PEELED = 2
-_LONGEST_CYCLE = 5  # whole cycles of this many steps lie within the traces
+LONGEST_CYCLE = 5  # whole cycles of this many steps lie within the traces
 _INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
 _STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
 _SIZING = frozenset({
@@ -135,7 +136,7 @@ class _Scope:
         if isinstance(node.right, ast.Name) and node.right.id not in self.sizing | self.stepping:
             seen = self.watch.values.get((self.code, node.right.id), [])
             period = seen[-1] if seen else self.watch.codes[self.code].get(node.right.id)
-        return isinstance(period, int) and 0 < period <= _LONGEST_CYCLE
+        return isinstance(period, int) and 0 < period <= LONGEST_CYCLE
 
     def _is_coefficient(self, node: ast.AST) -> bool:
         """Is the counter part of an expression that became a function of time?"""
@@ -171,7 +172,7 @@ class _Scope:
                 return (
                     name in _INDEXING
                     or name in self.called
-                    or (is_size and name in _SIZING)
+                    or (is_size and (name in _SIZING or self._is_operator(parent.func)))
                     or self._is_module(parent.func)
                 )
             case ast.BinOp():
@@ -201,6 +202,8 @@ class _Scope:
             return self.watch.codes[self.code].get(node.id) if found is None else found
         if isinstance(node, ast.Attribute):
             owner = self._evaluate(node.value)
+            if isinstance(owner, ModuleType | torch._ops.OpOverloadPacket) or type(owner).__module__ == "torch._ops":
+                return getattr(owner, node.attr, None)
             if isinstance(owner, nn.Module):
                 spaces = (vars(owner), owner._parameters, owner._buffers, owner._modules)
                 return next((space[node.attr] for space in spaces if node.attr in space), None)
@@ -215,6 +218,11 @@ class _Scope:
     def _is_module(self, function: ast.expr) -> bool:
         value = self._evaluate(function)
         return isinstance(value, nn.Module) and "forward" in self.called
+
+    def _is_operator(self, function: ast.expr) -> bool:
+        """Is it one of torch's own, whose sizes the traces compare?"""
+        value = self._evaluate(function)
+        return isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
 
     def _stateful(self, node: ast.AST) -> Iterator[ast.Call]:
         for loop in ast.walk(node):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +22,9 @@ from linrec.frontends.loop.declared import MARKS, PREFIX
 from linrec.frontends.loop.environment import Environment
 from linrec.frontends.loop.trace import Frame, Place, Trace, Watch
 from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
+
+if TYPE_CHECKING:
+    from linrec.frontends.loop.branches import Branch, Path
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -52,6 +55,9 @@ class Flat:
     captured: dict[str, Any] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
     mutated: dict[str, str] = field(default_factory=dict)  # input name -> value it was left with
+    branches: list[Branch] = field(default_factory=list)  # whose both arms are in every step
+    paths: dict[str, Path] = field(default_factory=dict)  # by which branches an op is reached
+    absent: set[str] = field(default_factory=set)  # ops that did not run: only their kind and place have a meaning
 
 
 @dataclass
@@ -454,7 +460,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     late = {n for n in regular if made[n].kind == "getitem"}
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
-        if name in roles and name not in regular and isinstance(op.args[0], Use):
+        if name in roles and name not in regular and isinstance(op.args[0], Use) and made[name].kind == "getitem":
             early.setdefault(op.args[0].name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
     new: list[Op] = []
@@ -474,6 +480,8 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
             if use.name in late:
                 late.discard(use.name)
                 flat.stacks[use.name] = flat.stacks[op.result]
+                if op.result in flat.frames:
+                    flat.frames[use.name] = flat.frames[op.result]
                 put(elements[use.name])
         put(op)
     return new

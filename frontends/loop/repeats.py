@@ -18,6 +18,7 @@ from linrec.frontends.loop.declared import spans
 from linrec.frontends.loop.flatten import Flat
 from linrec.ir import Arg, Op, Use
 
+COMMUTATIVE = ("add", "mul")
 PEELED = 3  # how many steps at either end of a loop may differ from the rest
 _LONGEST = 4000  # ops in one step
 
@@ -75,21 +76,19 @@ def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
 
 def _tokens(flat: Flat) -> np.ndarray:
     numbers: dict[object, int] = {}
-    return np.array(
-        [
-            numbers.setdefault(
-                (
-                    op.kind,
-                    tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]),
-                    _skeleton(op.args),
-                    tuple((k, _skeleton(v)) for k, v in op.attrs),
-                    op.type,
-                ),
-                len(numbers),
-            )
-            for op in flat.ops
-        ],
-        dtype=np.int64,
+    return np.array([numbers.setdefault(token(flat, op), len(numbers)) for op in flat.ops], dtype=np.int64)
+
+
+def token(flat: Flat, op: Op) -> object:
+    """What two ops have in common that may be the same step of a body."""
+    # what a branch chooses may be a number or a tensor
+    is_choice = bool(flat.branches) and op.kind in COMMUTATIVE and len(op.args) == 2
+    return (
+        op.kind,
+        tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]),
+        "%%" if is_choice else _skeleton(op.args),
+        tuple((k, _skeleton(v)) for k, v in op.attrs),
+        op.type,
     )
 
 
@@ -157,7 +156,7 @@ def _from_numbers(flat: Flat, repeat: Repeat) -> Repeat:
 
 def _is_turned(before: Op, after: Op, inside: set[str]) -> bool:
     """Is `before` u + 0, from 0 + u, where the other repeats are h + u?"""
-    if before.kind not in ("add", "mul") or len(before.args) < 2 or len(after.args) < 2 or before.attrs:
+    if before.kind not in COMMUTATIVE or len(before.args) < 2 or len(after.args) < 2 or before.attrs:
         return False
     second = after.args[1]
     number = isinstance(before.args[1], int | float) and isinstance(before.args[0], Use)

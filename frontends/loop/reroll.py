@@ -7,6 +7,7 @@ Repeat i is compared with repeat i + 1, argument by argument:
     a value of d repeats before            a read with delay d; what stood there before is the init
     x[start + stride*i] along an axis      a signal
     numbers that are a function of t       that function over all steps, a signal
+    values that branches choose            a choice, or a variable that keeps what was assigned last (`variables`)
     values or numbers that differ          a table over time (only where no length is general)
 
 What the rest of the program reads of a loop is the list of all repeats (`stack`), the last one
@@ -15,30 +16,18 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from linrec.dtypes import LONG
 from linrec.errors import CaptureError
-from linrec.frontends.loop import coefficients
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
-from linrec.frontends.loop.repeats import PEELED, Repeat
-from linrec.ir import Arg, Atom, Graph, Op, Time, Type, Use, order
+from linrec.frontends.loop.reads import NUMERIC, Reads, Run
+from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
+from linrec.frontends.loop.variables import Made
+from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
 from linrec.linear.random import RANDOM
-
-
-@dataclass(frozen=True)
-class Run:
-    """Part of a list: `length` repeats of value j of a loop's body, from repeat `start` on by `step`."""
-
-    loop: int
-    j: int
-    step: int
-    start: int
-    length: int
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
@@ -52,25 +41,7 @@ def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Gra
     return _Reroller(flat, repeats, tables, name).run()
 
 
-class _Reroller:
-    def __init__(self, flat: Flat, repeats: list[Repeat], tables: bool, name: str) -> None:
-        self.flat, self.repeats, self.tables, self.name = flat, repeats, tables, name
-        self.made = {op.result: op for op in flat.ops}
-        self.types: dict[str, Type] = {i.name: i.type for i in flat.inputs}
-        self.types |= {op.result: op.type for op in flat.ops if isinstance(op.type, Type)}
-        self.where: dict[str, tuple[int, int, int]] = {}  # value -> loop, repeat, op of the body
-        for loop, r in enumerate(repeats):
-            for i in range(r.count):
-                for j in range(r.period):
-                    self.where[flat.ops[r.start + i * r.period + j].result] = (loop, i, j)
-        self.ops: list[Op] = []
-        self.times: list[Time] = []
-        self.inits: dict[str, list[Arg]] = {}
-        self.renamed: dict[str, Arg] = {}
-        self.cache: dict[object, Use] = {}
-        self.arrays: dict[str, Arg] = {}
-        self.alike: dict[str, Use] = {}
-
+class _Reroller(Reads):
     def run(self) -> Graph:
         done = 0
         for loop, repeat in enumerate(self.repeats):
@@ -81,13 +52,17 @@ class _Reroller:
         for op in self.flat.ops[done:]:
             self._outside(op)
         outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
-        ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
+        ops = tuple(
+            replace(op, init=tuple(0 if i is None else i for i in self.inits.get(op.result, ()))) for op in self.ops
+        )
         graph = Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)
         return named(directed(replace(graph, ops=order(graph.ops))))
 
     # outside of loops ----------------------------------------------------------------------------
 
     def _outside(self, op: Op) -> None:
+        if op.result in self.flat.absent:
+            return
         if op.kind in ("stack", "cat") and isinstance(op.args[0], tuple):
             self.ops.append(self._joined(op))
         else:
@@ -95,33 +70,6 @@ class _Reroller:
 
     def _attrs(self, op: Op) -> tuple[tuple[str, Arg], ...]:
         return tuple((k, self._read_outside(a)) for k, a in op.attrs)
-
-    def _read_outside(self, arg: Arg) -> Arg:
-        if isinstance(arg, tuple):
-            return tuple(map(self._read_outside, arg))
-        if not isinstance(arg, Use):
-            return arg
-        if arg.name in self.renamed:
-            return self.renamed[arg.name]
-        if arg.name not in self.where:
-            return arg
-        loop, i, j = self.where[arg.name]
-        repeat = self.repeats[loop]
-        signal = self._body_name(loop, j)
-        if signal in self.arrays and i == repeat.count - 1:
-            return self.arrays[signal]
-        kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
-        return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
-
-    def _once(self, key: object, kind: str, args: tuple[Arg, ...], type_: Type | None) -> Use:
-        if key not in self.cache:
-            self.cache[key] = self._new(kind, args, type_)
-        return self.cache[key]
-
-    def _new(self, kind: str, args: tuple[Arg, ...], type_: Type | None, time: str | None = None) -> Use:
-        name = f"{kind}{len(self.ops)}"
-        self.ops.append(Op(name, kind, args, (), type_, time))
-        return Use(name)
 
     def _joined(self, op: Op) -> Op:
         """stack or cat of a list that holds whole loops, or all of one but a few steps: those become one `stack`."""
@@ -157,6 +105,9 @@ class _Reroller:
 
     def _run_of(self, items: Sequence[Arg]) -> Run | None:
         """Do the items begin with the repeats of one body value, in order or in reverse, but for a few at the ends?"""
+        kept = self._run_of_variable(items) if self.flat.absent else None
+        if kept is not None:
+            return kept
         first = items[0]
         if not isinstance(first, Use) or first.name not in self.where:
             return None
@@ -171,7 +122,11 @@ class _Reroller:
             if not isinstance(item, Use) or self.where.get(item.name) != (loop, start + step * length, j):
                 break
             length += 1
-        return Run(loop, j, step, start, length) if length >= max(count - PEELED, 2) or length == count else None
+        return (
+            Run(loop, self._body_name(loop, j), step, start, length)
+            if length >= max(count - PEELED, 2) or length == count
+            else None
+        )
 
     def _stacked(self, run: Run, axis: int, first: Use, flat: bool) -> Use:
         """The values of a run as one tensor, along a new axis, or along their own if `flat`."""
@@ -181,8 +136,8 @@ class _Reroller:
         def shape(length: int) -> Type:
             return Type(t.dtype, (*t.shape[:axis], length, *t.shape[axis:]))
 
-        key = ("stack", run.loop, run.j, axis)
-        out = self._once(key, "stack", (Use(self._body_name(run.loop, run.j)), axis), shape(count))
+        key = ("stack", run.loop, run.signal, axis)
+        out = self._once(key, "stack", (Use(run.signal), axis), shape(count))
         begin = run.start if run.step > 0 else run.start - run.length + 1
         if run.length != count:
             cut = ("cut", out.name, begin, run.length)
@@ -195,10 +150,6 @@ class _Reroller:
         return out
 
     # inside of loops -----------------------------------------------------------------------------
-
-    def _body_name(self, loop: int, j: int) -> str:
-        """The value of a body is named after its first repeat."""
-        return self.flat.ops[self.repeats[loop].start + j].result
 
     def _loop(self, loop: int, repeat: Repeat) -> None:
         time = Time(f"t{loop}", repeat.count)
@@ -213,20 +164,40 @@ class _Reroller:
             if read is not None:
                 self.ops.append(read)
                 continue
-            args = tuple(self._merged(loop, [op.args[a] for op in ops], ops[0]) for a in range(len(ops[0].args)))
-            attrs = tuple(
-                (k, self._merged(loop, [op.attrs[a][1] for op in ops], ops[0])) for a, (k, _) in enumerate(ops[0].attrs)
-            )
+            is_read = [op.result not in self.flat.absent for op in ops]
+            ops = self._turned(loop, ops) if self.flat.branches else ops
+
+            def merged(values: list[Arg], op: Op = ops[0], is_read: list[bool] = is_read) -> Arg:
+                return self._merged(loop, values, op, is_read)
+
+            args = tuple(merged([op.args[a] for op in ops]) for a in range(len(ops[0].args)))
+            attrs = tuple((k, merged([op.attrs[a][1] for op in ops])) for a, (k, _) in enumerate(ops[0].attrs))
             self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
+
+    def _turned(self, loop: int, ops: list[Op]) -> list[Op]:
+        """Products and sums in one order: torch has h*0.5 for 0.5*h, where other steps have a*h."""
+        if ops[0].kind not in COMMUTATIVE or any(len(op.args) != 2 or op.attrs for op in ops):
+            return ops
+        places = [[self._made(loop, arg) for arg in op.args] for op in ops]
+        held = {
+            m.place for left, right in places if isinstance(right, Made) and not isinstance(left, Made) for m in [right]
+        }
+        turned = [not isinstance(op.args[1], Use) for op in ops]
+        if any(
+            was and isinstance(left, Made) and left.place in held for was, (left, _) in zip(turned, places, strict=True)
+        ):
+            return [replace(op, args=op.args[::-1]) if was else op for op, was in zip(ops, turned, strict=True)]
+        return ops
 
     def _invariant(self, loop: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""
-        if ops[0].kind in RANDOM or len({self._resolved(o) for o in ops}) != 1:
+        ran = [op for op in ops if op.result not in self.flat.absent]
+        if ops[0].kind in RANDOM or len({self._resolved(o) for o in ran}) != 1:
             return False
-        if any(self._is_inside(loop, use) for use in ops[0].uses()):
+        if any(self._is_inside(loop, use) for use in ran[0].uses()):
             return False
-        self._outside(ops[0])
-        first = ops[0].result
+        self._outside(ran[0])
+        first = ran[0].result
         for op in ops:
             del self.where[op.result]
             self.renamed[op.result] = Use(first)
@@ -241,31 +212,59 @@ class _Reroller:
 
     def _element(self, loop: int, j: int, ops: list[Op]) -> Op | None:
         """select(x, dim, start + stride*i) with x from outside: the signal x read along dim."""
-        op = ops[0]
-        if op.kind != "select" or len({self._resolved(o).args[0] for o in ops}) != 1 or not isinstance(op.args[0], Use):
+        ran = {i: op for i, op in enumerate(ops) if op.result not in self.flat.absent}
+        op = next(iter(ran.values()))
+        source, dim = op.args[0], op.args[1] if len(op.args) > 1 else 0
+        if op.kind != "select" or len({self._resolved(o).args[0] for o in ran.values()}) != 1:
             return None
-        if self._is_inside(loop, op.args[0]):
+        if not isinstance(source, Use) or not isinstance(dim, int) or self._is_inside(loop, source):
             return None
-        indices = [o.args[2] for o in ops]
+        indices = {i: o.args[2] for i, o in ran.items()}
         step = _progression(indices)
-        source, dim = self._read_outside(op.args[0]), op.args[1]
         if step == 0:
             return None
+        whole = self._read_outside(source)
         if step is None:
             if not self.tables:
                 raise self._differs(op, "reads positions that do not advance evenly")
-            table = self._table(tuple(indices), "i64")
-            source = self._new("index_select", (source, dim, table), None)
-            indices, step = [0], 1
-        return replace(op, kind="signal", args=(source, dim, indices[0], step), attrs=(), time=f"t{loop}")
+            table = self._table(tuple(indices.values()), "i64")
+            whole, start, step = self._new("index_select", (whole, dim, table), None), 0, 1
+        else:
+            start = next(number - i * step for i, number in indices.items() if isinstance(number, int))
+            whole, start = self._padded(whole, self.types[source.name], dim, start, start + step * (len(ops) - 1))
+        name = ops[0].result
+        signal = replace(op, result=name, kind="signal", args=(whole, dim, start, step), attrs=(), time=f"t{loop}")
+        if len(ran) == len(ops):
+            return signal
+        # what no step reads is no number of the program's, and may be NaN
+        path = self.flat.paths.get(name, ())
+        turns = self._turns(loop, ops[0], path[0][0]) if path else None
+        if turns is None:
+            raise self._differs(op, "is read in some steps alone")
+        self.ops.append(replace(signal, result=f"{name}.row"))
+        test = self._condition(loop, path, turns[0])
+        return replace(op, result=name, kind="where", args=(test, Use(f"{name}.row"), 0), attrs=(), time=f"t{loop}")
+
+    def _padded(self, whole: Arg, type_: Type, dim: int, start: int, stop: int) -> tuple[Arg, int]:
+        """The tensor, with zeros where only steps that read nothing would reach beyond its ends; where it is read from."""
+        length = type_.shape[dim]
+        assert isinstance(length, int)
+        before, after = max(-min(start, stop), 0), max(max(start, stop) + 1 - length, 0)
+        if not before and not after:
+            return whole, start
+        longer = Type(type_.dtype, (*type_.shape[:dim], before + length + after, *type_.shape[dim + 1 :]))
+        beside = (0, 0) * (len(type_.shape) - dim - 1)
+        return self._new("constant_pad_nd", (whole, (*beside, before, after), 0), longer), start + before
 
     def _window(self, loop: int, ops: list[Op]) -> bool:
         """slice(x, dim, start + stride*i, ... + width) with x from outside: the signal of the windows of x."""
         op = ops[0]
         if op.kind != "slice" or len(op.args) < 4 or (len(op.args) > 4 and op.args[4] != 1):
             return False
+        if any(o.result in self.flat.absent for o in ops):
+            return False
         begins, ends, dim = [o.args[2] for o in ops], [o.args[3] for o in ops], op.args[1]
-        step = _progression(begins)
+        step = _progression(dict(enumerate(begins)))
         widths = {e - b for b, e in zip(begins, ends, strict=True) if isinstance(b, int) and isinstance(e, int)}
         if not step or len(widths) != 1 or not isinstance(dim, int) or not isinstance(op.type, Type):
             return False
@@ -302,7 +301,9 @@ class _Reroller:
         for i, op in enumerate(ops[1:], 1):
             if op.args[0] != Use(ops[i - 1].result):
                 return False
-        step = _progression([op.args[3] for op in ops])
+        step = _progression({i: op.args[3] for i, op in enumerate(ops)})
+        if any(op.result in self.flat.absent for op in ops):
+            raise self._differs(ops[0], "writes an array in some steps alone")
         if not step or any(self._is_read_inside(loop, op) for op in ops[:-1]):
             return False
         dim, start = ops[0].args[2], ops[0].args[3]
@@ -311,7 +312,7 @@ class _Reroller:
         written = ops[0].args[1]
         base = self._read_outside(ops[0].args[0])
         values = [op.args[1] for op in ops]
-        merged = self._merged(loop, values, ops[0])
+        merged = self._merged(loop, values, ops[0], [True] * count)
         if not (
             isinstance(merged, Use) and merged.delay == 0 and isinstance(written, Use) and written.name in self.where
         ):
@@ -346,99 +347,31 @@ class _Reroller:
                     self._reader_table.setdefault(use.name, []).append(op.result)
         return self._reader_table
 
-    def _merged(self, loop: int, values: list[Arg], op: Op) -> Arg:
-        """One argument of a body op from that argument in every repeat."""
-        if all(isinstance(v, tuple) for v in values):
+    def _merged(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg:
+        """One argument of a body op from that argument in every repeat that has read one."""
+        found = [v for v, was in zip(values, is_read, strict=True) if was]
+        if all(isinstance(v, tuple) for v in found):
             lists = [v for v in values if isinstance(v, tuple)]
-            if len({len(v) for v in lists}) == 1:
-                return tuple(self._merged(loop, [v[k] for v in lists], op) for k in range(len(lists[0])))
-        if isinstance(values[-1], Use):
-            return self._merged_reads(loop, values, op)
-        function = self._function_of_time(loop, values, op)
+            if len({len(v) for v in lists}) == 1 and len(lists) == len(values):
+                return tuple(self._merged(loop, [v[k] for v in lists], op, is_read) for k in range(len(lists[0])))
+        function = self._function_of_time(loop, values, op, is_read)
         if function is not None:
             return function
-        if all(type(v) is type(values[0]) and (v == values[0] or v != v) for v in values):
-            return values[0]
+        if not isinstance(found[-1], Use) and all(
+            type(v) is type(found[0]) and (v == found[0] or v != v) for v in found
+        ):
+            return found[0]
+        chosen = self._chosen(loop, values, op, is_read, self.flat.branches)
+        if chosen is not None:
+            return chosen
         if self.tables and all(isinstance(v, int | float) and not isinstance(v, Use) for v in values):
             dtype = "i64" if all(isinstance(v, int) for v in values) else "f64"
-            if dtype == "f64" or op.kind in _NUMERIC:
+            if dtype == "f64" or op.kind in NUMERIC:
                 table = self._table(tuple(values), dtype)
                 return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
-        raise self._differs(op, "has an argument that differs from step to step")
-
-    def _function_of_time(self, loop: int, values: list[Arg], op: Op) -> Arg | None:
-        """Numbers that are an expression of the loop's counter, as a signal."""
-        place = self.where.get(op.result)
-        numbers = all(isinstance(v, bool | int | float) for v in values)
-        if not numbers or op.source is None or place is None or op.kind not in _NUMERIC:
-            return None
-        repeat, flat = self.repeats[loop], self.flat
-        steps = [flat.ops[repeat.start + i * repeat.period + place[2]].result for i in range(repeat.count)]
-        found = coefficients.read(values, [flat.frames.get(s) for s in steps], op.source, flat.watch)
-        if found is None:
-            return None
-        flat.read |= found.places
-        table, dtype, backward = coefficients.Table(found, repeat.count, self._written).write()
-        at = (repeat.count - 1, -1) if backward else (0, 1)
-        return self._new("signal", (table, 0, *at), Type(dtype, ()), f"t{loop}")
-
-    def _written(self, kind: str, args: tuple[Arg, ...], attrs: tuple[tuple[str, Arg], ...], type_: Type) -> Use:
-        made = self._new(kind, args, type_)
-        self.ops[-1] = replace(self.ops[-1], attrs=attrs)
-        return made
-
-    def _table(self, values: tuple[Arg, ...], dtype: str) -> Use:
-        """Numbers that differ from step to step, as a tensor over time."""
-        table = self._new("tensor", (values,), Type(dtype, (len(values),)))
-        self.ops[-1] = replace(self.ops[-1], attrs=(("dtype", Atom(LONG[dtype])),))
-        return table
-
-    def _merged_reads(self, loop: int, values: list[Arg], op: Op) -> Arg:
-        values = [self.renamed.get(v.name, v) if isinstance(v, Use) else v for v in values]
-        last = values[-1]
-        assert isinstance(last, Use)
-        place = self.where.get(last.name)
-        count = len(values)
-        if place is None or place[0] != loop:
-            if all(v == last for v in values):
-                return self._read_outside(last)
+        if isinstance(found[-1], Use):
             return self._table_of(loop, values, op)
-        _, i, j = place
-        delay = count - 1 - i
-        signal = self._body_name(loop, j)
-        for k in range(delay, count):
-            v = values[k]
-            if not isinstance(v, Use) or self.where.get(v.name) != (loop, k - delay, j):
-                raise self._differs(op, "reads different values at different steps")
-        if delay == 0:
-            return Use(signal)
-        before = [self._first_alike(self._read_outside(v)) for v in values[:delay]]  # steps 0 .. delay-1 read these
-        return self._delayed(signal, delay, list(reversed(before)), op)
-
-    def _first_alike(self, arg: Arg) -> Arg:
-        """The first value made by the same operators of the same arguments: each slot of a ring starts with its own."""
-        if not self.alike:
-            first: dict[Op, Use] = {}
-            for op in self.flat.ops:
-                if op.result not in self.where and op.kind not in RANDOM:
-                    plain = replace(op.map_uses(lambda use: self.alike.get(use.name, use)), result="")
-                    self.alike[op.result] = first.setdefault(plain, Use(op.result))
-        return self.alike.get(arg.name, arg) if isinstance(arg, Use) and not arg.delay else arg
-
-    def _delayed(self, signal: str, delay: int, before: list[Arg], op: Op) -> Use:
-        """`signal` read `delay` steps back; `before[k]` is its value k+1 steps before the first."""
-        known = self.inits.setdefault(signal, [])
-        if all(a == b for a, b in zip(known, before, strict=False)):
-            known.extend(before[len(known) :])
-            return Use(signal, delay)
-        key = ("copy", signal, tuple(before))
-        if key not in self.cache:
-            made = self.made[signal]
-            copy = self._new("alias", (Use(signal),), made.type if isinstance(made.type, Type) else None, op.time)
-            self.ops[-1] = replace(self.ops[-1], time=f"t{self.where[signal][0]}")
-            self.inits[copy.name] = before
-            self.cache[key] = copy
-        return Use(self.cache[key].name, delay)
+        raise self._differs(op, "has an argument that differs from step to step")
 
     def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
         """Outside values that differ from step to step."""
@@ -477,15 +410,13 @@ class _Reroller:
         )
 
 
-_NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())
-
-
-def _progression(values: Sequence[Arg]) -> int | None:
-    """The constant difference of integers; 0 if all are equal, None if there is none."""
-    if not all(isinstance(v, int) for v in values):
+def _progression(values: Mapping[int, Arg]) -> int | None:
+    """The constant difference of integers by step; 0 if all are equal, None if there is none."""
+    numbers = [(step, v) for step, v in values.items() if isinstance(v, int)]
+    if len(numbers) != len(values):
         return None
-    numbers = [v for v in values if isinstance(v, int)]
     if len(numbers) == 1:
         return 1
-    steps = {b - a for a, b in itertools.pairwise(numbers)}
-    return steps.pop() if len(steps) == 1 else None
+    (a, first), (b, second) = numbers[:2]
+    slope, rest = divmod(second - first, b - a)
+    return slope if not rest and all(v == first + slope * (i - a) for i, v in numbers) else None

@@ -13,8 +13,8 @@ import re
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -67,9 +67,21 @@ class Watch:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the function that called an operator held: Python numbers by name."""
+    """What the function that called an operator held: Python numbers by name; `at` lines had run before, if noted."""
 
     code: CodeType
+    values: dict[str, int | float]
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the user's that begins to run: in which call of its function, how deep, and the numbers held then."""
+
+    code: CodeType
+    call: int
+    depth: int
+    line: int
     values: dict[str, int | float]
 
 
@@ -97,6 +109,7 @@ class Trace:
     effect_paths: list[str]
     frames: dict[str, Frame]
     read: list[Tensor]  # tensors of outside that numbers were taken out of
+    lines: list[Line]  # in the order in which they ran, where they were asked for
 
     @property
     def declared(self) -> int:
@@ -137,8 +150,12 @@ def run_trace(
     kwargs: Any,
     shapes: list[tuple[int, ...]],
     limit: int,
+    *,
+    by_line: Collection[CodeType] = (),
 ) -> Trace:
     """Trace `function(*args, **kwargs)` with the tensor arguments resized to `shapes`.
+
+    Of the functions in `by_line`, each line is noted.
 
     Raises CaptureError where the program needs values, and whatever the program itself raises.
     """
@@ -150,7 +167,8 @@ def run_trace(
             torch.empty(s, dtype=x.dtype, device=x.device, requires_grad=x.requires_grad)
             for x, s in zip(tensors, shapes, strict=True)
         ]
-    recorder = _Recorder(limit)
+    lines = _Lines(by_line)
+    recorder = _Recorder(limit, lines.seen)
     out_spec: list[pytree.TreeSpec] = []
     effect_paths: list[str] = []
     restored = Restored(environment)
@@ -160,7 +178,7 @@ def run_trace(
         again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         a, k = pytree.tree_unflatten(again, spec)
         recorder.outermost = sys._getframe().f_code
-        with recorder:
+        with recorder, lines if by_line else nullcontext():
             result = function(*a, **k)
         flat, tree = pytree.tree_flatten(result)
         out_spec.append(tree)
@@ -180,6 +198,7 @@ def run_trace(
         effect_paths,
         recorder.frames,
         recorder.read,
+        lines.seen,
     )
 
 
@@ -200,9 +219,9 @@ def _assigned(environment: Environment, restored: Restored, paths: list[str]) ->
 class _Recorder(TorchFunctionMode):
     """Sees each call into torch, notes who made it and what the frames held."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, lines: list[Line]) -> None:
         super().__init__()
-        self.limit = limit
+        self.limit, self.lines = limit, lines
         self.stacks: dict[str, tuple[Source, ...]] = {}
         self.watch = Watch()
         self.read: list[Tensor] = []
@@ -253,8 +272,7 @@ class _Recorder(TorchFunctionMode):
                 stack.append(self._source(code, frame))
                 self.watch.codes.setdefault(code, frame.f_globals)
                 if self._frame is None:
-                    numbers = {k: v for k, v in frame.f_locals.items() if isinstance(v, int | float)}
-                    self._frame = Frame(code, numbers)
+                    self._frame = Frame(code, _numbers_of(frame), len(self.lines))
                 for name, value in frame.f_locals.items():
                     if isinstance(value, int | float | bool | str | type(None)):
                         seen = self.watch.values.setdefault((code, name), [])
@@ -270,6 +288,42 @@ class _Recorder(TorchFunctionMode):
             self._positions[code] = list(code.co_positions())
         line, _, start, end = self._positions[code][frame.f_lasti // 2]
         return Source(code.co_filename, frame.f_lineno, start or 0, end or 0 if line == frame.f_lineno else 0)
+
+
+class _Lines:
+    """Notes each line of the user's that runs, as a debugger would; one that is at work is back afterwards."""
+
+    def __init__(self, codes: Collection[CodeType]) -> None:
+        self.codes = frozenset(codes)
+        self.seen: list[Line] = []
+        self._calls: dict[FrameType, tuple[int, int]] = {}  # frames are held, so that each is itself
+
+    def __enter__(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._called)
+
+    def __exit__(self, *raised: object) -> None:
+        sys.settrace(self._before)
+        self._calls.clear()
+
+    def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code not in self.codes:
+            return None
+        caller = frame.f_back
+        while caller is not None and caller not in self._calls:
+            caller = caller.f_back
+        self._calls.setdefault(frame, (len(self._calls), 1 + self._calls[caller][1] if caller else 0))
+        return self._ran
+
+    def _ran(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            call, depth = self._calls[frame]
+            self.seen.append(Line(frame.f_code, call, depth, frame.f_lineno, _numbers_of(frame)))
+        return self._ran
+
+
+def _numbers_of(frame: FrameType) -> dict[str, int | float]:
+    return {k: v for k, v in frame.f_locals.items() if isinstance(v, int | float)}
 
 
 def _pre_dispatch_mode() -> Any:

@@ -1,0 +1,367 @@
+"""Branches on a counter: both arms at every step, and a choice between what they assign.
+
+    if t % 3 == 0:              h' = f(h)
+        h = f(h)         =>     h  = where(c[t], h', h)        c = (arange(T) % 3 == 0)
+
+A step runs one arm. What is known of the other is taken from a step that ran it: operators of the same kind stand in its
+place, without arguments of their own (`absent`), so that all steps are one body again. Conditions are
+read from the source, as functions of the loop's counter (`coefficients`); where every one of them is periodic
+but for some steps at either end, traces of two periods more have seen all that a step can read.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import CodeType
+
+from linrec.frontends.loop.coefficients import Coefficient, condition
+from linrec.frontends.loop.counters import definition
+from linrec.frontends.loop.flatten import Flat
+from linrec.frontends.loop.trace import Frame, Line, Trace
+from linrec.ir import Op, Use
+
+_LONGEST_TRACE = 120
+_HORIZON = 4096
+_LONGEST_PERIOD = 12
+_BEYOND = 4  # steps over two periods
+
+Loop = tuple[CodeType, int]  # a loop statement: its function and line
+Place = tuple[str, tuple[int, int], tuple[int, int]]  # file, and line and column of the first and last character
+
+
+@dataclass(frozen=True)
+class Turns:
+    """One execution of a loop: how many lines had run before each of its turns, and before its end."""
+
+    loop: Loop
+    starts: tuple[int, ...]
+    stop: int
+
+    def at(self, lines: int) -> int | None:
+        """The turn that is under way when so many lines have run."""
+        return bisect_left(self.starts, lines) - 1 if self.starts[0] < lines <= self.stop else None
+
+    def end(self, turn: int) -> int:
+        """How many lines have run when the turn is over."""
+        return self.starts[turn + 1] if turn + 1 < len(self.starts) else self.stop
+
+
+@dataclass(eq=False)
+class Branch:
+    """A test of a counter that every turn makes, or every turn in which another branch leads to it.
+
+    `entries` are the lines at which turns make it, by turn; `condition` counts turns.
+    """
+
+    turns: Turns
+    condition: Coefficient
+    entries: dict[int, int]
+    ends: dict[int, int]  # the lines before which what follows from it is over
+    arms: tuple[list[Place], list[Place]]  # what runs where the test holds, and where it does not
+    depth: int
+
+    def holds(self, turn: int) -> bool:
+        """Is the test true at that turn?"""
+        return bool(self.condition.number(turn))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Inner branches have smaller ones."""
+        spans = [last[0] - first[0] for arm in self.arms for _, first, last in arm]
+        return -self.depth, max(spans, default=0)
+
+
+Path = tuple[tuple[Branch, bool], ...]  # branches from the outermost inwards, and which arm
+
+
+def has_branches(code: CodeType) -> bool:
+    """Does the function's source hold a branch?"""
+    return next(_tests(code), None) is not None
+
+
+def branches(trace: Trace, growing: Collection[Loop]) -> list[Branch]:
+    """The tests of counters within loops over time that can be read."""
+    calls: dict[int, list[int]] = {}
+    for index, line in enumerate(trace.lines):
+        calls.setdefault(line.call, []).append(index)
+    tests = {code: list(_tests(code)) for code in {line.code for line in trace.lines}}
+    found: list[Branch] = []
+    for turns in executions(trace):
+        if turns.loop in growing:
+            for code, nodes in tests.items():
+                for node, statement, following in nodes:
+                    entries = _entries(trace.lines, calls, code, node, statement, turns)
+                    found += _read(trace, code, node, following, turns, entries)
+    return found
+
+
+def executions(trace: Trace) -> list[Turns]:
+    """The loops that ran, each time they did."""
+    found: list[Turns] = []
+    calls: dict[int, list[int]] = {}
+    for index, ran in enumerate(trace.lines):
+        calls.setdefault(ran.call, []).append(index)
+    loops = {code: list(_loops(code)) for code in {line.code for line in trace.lines}}
+    for indices in calls.values():
+        code = trace.lines[indices[0]].code
+        for loop in loops[code]:
+            last = loop.body[-1].end_lineno or loop.lineno
+            starts: list[int] = []
+            for place, index in enumerate(indices):
+                line = trace.lines[index].line
+                following = trace.lines[indices[place + 1]].line if place + 1 < len(indices) else -1
+                if line == loop.lineno and loop.lineno < following <= last:
+                    starts.append(index)
+                elif starts and not loop.lineno < line <= last:  # the header for the last time, or what comes after
+                    found.append(Turns((code, loop.lineno), tuple(starts), index))
+                    starts = []
+            if starts:
+                found.append(Turns((code, loop.lineno), tuple(starts), len(trace.lines)))
+    return found
+
+
+def growing_loops(traces: Sequence[Trace]) -> set[Loop]:
+    """The loops that take more turns the longer time is."""
+    most: list[dict[Loop, int]] = []
+    for trace in traces:
+        counts: dict[Loop, int] = {}
+        for turns in executions(trace):
+            counts[turns.loop] = max(counts.get(turns.loop, 0), len(turns.starts))
+        most.append(counts)
+    return {loop for loop in most[0] if len({m.get(loop) for m in most}) > 1}
+
+
+def shortest(found: Sequence[Sequence[Branch]], lengths: Sequence[int]) -> int:
+    """From which length on every arm runs, so that what it reads has a gradient; of traces of these lengths."""
+    least = 0
+    for several in zip(*found, strict=False):
+        first = set()
+        for branch, length in zip(several, lengths, strict=True):
+            run = [branch.holds(turn) for turn in sorted(branch.entries)]
+            if len(set(run)) == 2:
+                both = max(run.index(True), run.index(False))
+                first.add(sorted(branch.entries)[both] + 1 + length - len(branch.turns.starts))
+        if len(first) == 1:  # or else it is one of the last steps, wherever these are
+            least = max(least, first.pop())
+    return least
+
+
+def length_for(found: Sequence[Branch]) -> int | None:
+    """How long traces must be to see all that these branches can do; None if that is too long."""
+    start, period = 0, 1
+    for branch in found:
+        pattern = [branch.holds(turn) for turn in range(_HORIZON)]
+        tail = pattern[_HORIZON // 2 :]
+        own = next((p for p in range(1, _LONGEST_PERIOD + 1) if tail[p:] == tail[:-p]), None)
+        if own is None:
+            return None
+        late = next((i for i in reversed(range(_HORIZON - own)) if pattern[i] != pattern[i + own]), -1)
+        start, period = max(start, late + 1), math.lcm(period, own)
+    length = start + 2 * period + _BEYOND
+    return length if length <= _LONGEST_TRACE else None
+
+
+# the user's source -------------------------------------------------------------------------------
+
+
+def _inside(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node holds, but for functions of their own."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.ClassDef | ast.ListComp | ast.GeneratorExp):
+            yield child
+            yield from _inside(child)
+
+
+def _loops(code: CodeType) -> Iterator[ast.For | ast.While]:
+    """Loops over lines of their own."""
+    function = definition(code)
+    for node in () if function is None else _inside(function):
+        if isinstance(node, ast.For | ast.While) and not node.orelse and node.body[0].lineno > node.lineno:
+            yield node
+
+
+def _tests(code: CodeType) -> Iterator[tuple[ast.If | ast.IfExp, ast.stmt, list[ast.stmt]]]:
+    """Branches of a function: the test, its statement, and the statements after it in its block."""
+    function = definition(code)
+    blocks = [] if function is None else [function, *_inside(function)]
+    for owner in blocks:
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(owner, name, None)
+            if not isinstance(block, list):
+                continue
+            for place, statement in enumerate(block):
+                if isinstance(statement, ast.If):
+                    yield statement, statement, block[place + 1 :]
+                elif isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr | ast.Return):
+                    for node in _inside(statement):
+                        if isinstance(node, ast.IfExp):
+                            yield node, statement, []
+
+
+def _entries(
+    lines: Sequence[Line],
+    calls: Mapping[int, list[int]],
+    code: CodeType,
+    node: ast.AST,
+    statement: ast.stmt,
+    turns: Turns,
+) -> list[dict[int, int]]:
+    """The lines at which the test is made, by turn; one entry for each time a turn makes it."""
+    last = statement.body[0].lineno - 1 if isinstance(statement, ast.If) else statement.end_lineno or statement.lineno
+    found: list[dict[int, int]] = []
+    for indices in calls.values():
+        if lines[indices[0]].code is not code:
+            continue
+        before = -1
+        for index in indices:
+            line = lines[index].line
+            # a statement of several lines comes back to its first one
+            if line == statement.lineno and not statement.lineno < before <= last:
+                turn = turns.at(index + 1)
+                if turn is not None:
+                    place = next((f for f in found if turn not in f), None)
+                    if place is None:
+                        found.append(place := {})
+                    place[turn] = index
+            before = line
+    return found
+
+
+def _read(
+    trace: Trace,
+    code: CodeType,
+    node: ast.If | ast.IfExp,
+    following: list[ast.stmt],
+    turns: Turns,
+    found: list[dict[int, int]],
+) -> Iterator[Branch]:
+    arms = _arms(code, node, following, is_called=code is not turns.loop[0])
+    if arms is None:
+        return
+    for entries in found:
+        steps = sorted(entries)
+        ends = {
+            turn: min((f[turn] for f in found if f.get(turn, 0) > e), default=turns.end(turn))
+            for turn, e in entries.items()
+        }
+        lines = [trace.lines[entries[turn]] for turn in steps]
+        read = condition(node.test, [Frame(code, line.values) for line in lines], steps, trace.watch)
+        if read is not None and all(read.number(turn) is not None for turn in range(len(turns.starts))):
+            yield Branch(turns, read, entries, ends, arms, lines[0].depth)
+
+
+def _arms(
+    code: CodeType, node: ast.If | ast.IfExp, following: list[ast.stmt], is_called: bool
+) -> tuple[list[Place], list[Place]] | None:
+    """What runs where the test holds and where not; None where an arm leaves the loop or the function."""
+    if isinstance(node, ast.IfExp):
+        return [_extent(code, node.body)], [_extent(code, node.orelse)]
+    arms = [list(node.body), list(node.orelse)]
+    # a function that the loop calls ends its part of the turn with `return`
+    leaving, ending = (ast.Break | ast.Raise, ast.Continue | ast.Return) if is_called else (
+        ast.Break | ast.Raise | ast.Return, ast.Continue)  # fmt: skip
+    if any(isinstance(n, leaving) for arm in arms for s in arm for n in (s, *_inside(s))):
+        return None
+    ends = [bool(arm) and isinstance(arm[-1], ending) for arm in arms]
+    for arm, other in ((0, 1), (1, 0)):
+        if ends[arm] and not ends[other]:
+            arms[other] = [*arms[other], *following]
+    taken, other_arm = ([_extent(code, s) for s in arm] for arm in arms)
+    return taken, other_arm
+
+
+def _extent(code: CodeType, node: ast.expr | ast.stmt) -> Place:
+    end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
+    return code.co_filename, (node.lineno, node.col_offset), end
+
+
+# both arms at every step -------------------------------------------------------------------------
+
+
+def join(flat: Flat, found: Sequence[Branch]) -> None:
+    """Put into every turn the operators of the arms that it does not run; `flat.absent` and `flat.paths` say which."""
+    varying = [b for b in found if len({b.holds(turn) for turn in b.entries}) == 2]
+    for branch in sorted(varying, key=lambda b: b.order):
+        before: dict[int, list[Op]] = {}
+        for is_taken, arm in zip((True, False), branch.arms, strict=True):
+            before = _fill(flat, branch, arm, is_taken, before)
+        flat.read |= branch.condition.places
+    flat.branches = varying
+
+
+def _fill(
+    flat: Flat, branch: Branch, arm: list[Place], is_taken: bool, before: dict[int, list[Op]]
+) -> dict[int, list[Op]]:
+    """The operators of one arm, at every turn that makes the test; those of the arm `before` it stand before."""
+    members = _members(flat, branch, arm)
+    run = [members[turn] for turn in branch.entries if branch.holds(turn) == is_taken]
+    if not all(map(_is_safe, zip(*run, strict=False))):
+        return members
+    for turn in branch.entries:
+        if branch.holds(turn) != is_taken:
+            members[turn] = _stand_ins(flat, branch.entries[turn], run[0], before.get(turn, []))
+        for op in members[turn]:
+            flat.paths[op.result] = ((branch, is_taken), *flat.paths.get(op.result, ()))
+    return members
+
+
+def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]]:
+    """The operators that each turn runs in an arm."""
+    members: dict[int, list[Op]] = {turn: [] for turn in branch.entries}
+    for op in flat.ops:
+        frame = flat.frames.get(op.result)
+        turn = branch.turns.at(frame.at) if frame is not None else None
+        if frame is None or turn not in members or not branch.entries[turn] < frame.at <= branch.ends[turn]:
+            continue
+        if any(
+            s.file == f and first <= (s.line, s.start) < last for s in flat.stacks[op.result] for f, first, last in arm
+        ):
+            members[turn].append(op)
+    return members
+
+
+def _is_safe(ops: tuple[Op, ...]) -> bool:
+    """May it run where the program would not: without drawing numbers, and with finite derivatives of finite numbers?"""
+    kind = ops[0].kind
+    if kind == "div":  # by what stays, or by a number
+        return len({op.args[1] for op in ops}) == 1 or not isinstance(ops[0].args[1], Use)
+    return kind in _SAFE
+
+
+_SAFE = frozenset("""
+    add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
+    linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
+    relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax logsumexp logaddexp layer_norm softsign
+    select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
+    select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu
+    cat stack pad constant_pad_nd flip roll repeat repeat_interleave tile transpose t mT numpy_T permute movedim swapaxes
+    view reshape _unsafe_view flatten unflatten squeeze unsqueeze expand expand_as view_as unfold broadcast_tensors
+    alias clone contiguous detach to _to_copy type_as float double positive real imag conj _conj complex polar
+    view_as_real view_as_complex fft_fft fft_ifft fft_rfft fft_irfft gt lt ge le eq ne logical_and logical_or logical_not
+    zeros ones full empty zeros_like ones_like full_like new_zeros new_ones new_full arange tensor lift_fresh scalar_tensor
+    fill copy
+""".split())  # fmt: skip
+
+
+def _stand_ins(flat: Flat, begin: int, template: list[Op], before: list[Op]) -> list[Op]:
+    """Operators like those of the template, after `before`, or else where the line `begin` has run."""
+    if before:
+        place = 1 + max(i for i, op in enumerate(flat.ops) if op in before)
+    else:
+        frames = (flat.frames.get(op.result) for op in flat.ops)
+        place = next((i for i, frame in enumerate(frames) if frame is not None and frame.at > begin), len(flat.ops))
+    made: list[Op] = []
+    for op in template:
+        name = f"{op.result}.{len(flat.absent)}"
+        made.append(replace(op, result=name))
+        flat.absent.add(name)
+        flat.stacks[name] = flat.stacks[op.result]
+        flat.frames[name] = replace(flat.frames[op.result], at=begin + 1)
+        if op.result in flat.paths:
+            flat.paths[name] = flat.paths[op.result]
+    flat.ops[place:place] = made
+    return made
