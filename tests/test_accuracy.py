@@ -270,7 +270,7 @@ def check(case: Case, steps: int, train: bool) -> None:
         judged(*parts, "output" if i == 0 else f"gradient {i}")
 
 
-LATER = (
+LATER: tuple[str, ...] = (
     "last of dense",
     "memory by FFT",
     "states of memory by FFT",
