@@ -160,6 +160,8 @@ class Engine:
     captures: int = 0
     environment: Environment | None = None
     stateful: Any = None  # the recurrent form behind calls with a state
+    generation: int = 0  # counts changes of the tree of modules
+    _shape: list[tuple[int, ...]] | None = None
     _spec: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
@@ -204,11 +206,15 @@ class Engine:
 
     def _modules_changed(self) -> bool:
         assert self.module is not None and self.environment is not None
+        # the environment keeps the modules alive, so that their addresses tell them apart
         shape = [
-            len(vars(m)) + len(m._parameters) + len(m._buffers) + len(m._modules)
+            (len(vars(m)) + len(m._parameters) + len(m._buffers), *map(id, m._modules.values()))
             for m in self.environment.modules.values()
         ]
-        changed = shape != getattr(self, "_shape", None)
+        changed = shape != self._shape
+        if changed and self._shape is not None:  # what was made reads the modules that were there
+            self.programs.clear()
+            self.generation += 1
         self._shape = shape
         return changed
 
@@ -256,8 +262,12 @@ class Engine:
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
-        # a batch of one would hold the program to batches of one
-        wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
+        # a batch of one or of none would hold the program to such batches
+        wide = [
+            x.new_zeros(2, *x.shape[1:]) if x.dim() > 1 and not x.shape[0]
+            else x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x
+            for x in tensors
+        ]  # fmt: skip
         try:
             try:
                 a, k = _given(wide, leaves, spec)
