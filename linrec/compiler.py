@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from linrec import calibration, findings
@@ -225,8 +226,8 @@ class Engine:
             for leaf in leaves
         )
         return (
-            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"),
-            torch.get_default_dtype(),
+            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), _is_transformed(),
+            torch.is_autocast_enabled("cpu"), torch.get_default_dtype(),
         )  # fmt: skip
 
     def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
@@ -419,8 +420,8 @@ class Engine:
         lengths = _solve(captured.graph, tensors)
         gradients = learned and (len(frozen) < len(inputs) - len(tensors) or any(x.requires_grad for x in tensors))
         context = Context(
-            lengths, frozen, self.options.forms, gradients=gradients, machine=calibration.load(),
-            superposition=superposition,
+            lengths, frozen, self.options.forms, gradients=gradients, differentiable=learned or _is_transformed(),
+            machine=calibration.load(), superposition=superposition,
         )  # fmt: skip
         stages = Stages()
         graph = default_pipeline([stages]).run(captured.graph, context)
@@ -585,6 +586,12 @@ def _without_sizes(compiled: Compiled) -> int:
 
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
+
+
+def _is_transformed() -> bool:
+    """Does a transform of torch.func or forward-mode differentiation look on? These ask no tensor whether it wants one."""
+    level: int = forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _metadata(value: Any) -> tuple[Any, ...]:

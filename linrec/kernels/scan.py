@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from linrec.kernels import compiled
+from linrec.kernels.diagonal import doubled
+from linrec.kernels.lti import is_concrete, powers
 from linrec.linear.cost import Machine
 
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +31,8 @@ def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e 
     if b.dtype in (torch.float16, torch.bfloat16):
         return scan_diagonal(a.float(), b.float(), start.float()).to(b.dtype)
     if not compiled.is_safe(b, a, start):
+        if a.shape[0] == 1:
+            return _constant(_widened(a), b, start)
         return scan(a.expand(b.shape[0], *a.shape[1:]), b, start, torch.mul, _multiplied)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
         return _Compiled.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
@@ -57,8 +61,44 @@ class _Compiled(torch.autograd.Function):
         return da.sum_to_size(a.shape), db, (a[0].conj() * db[0]).sum_to_size(start.shape)
 
 
-def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
-    """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
+def _constant(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (1, e or 1s), (T, e), (e) -> (T, e)
+    # a is in double precision: the powers of one coefficient meet every chunk, so that their errors would not average out
+    steps, one = b.shape[0], a[0].to(b.dtype)
+
+    def walk(b: Tensor, start: Tensor) -> Tensor:
+        return _walk(one.expand(len(b), *one.shape), b, start, _multiplied)
+
+    if steps <= _SHORT:
+        return walk(b, start)
+    size = math.isqrt(steps - 1) + 1
+    count = steps // size
+    whole = count * size
+    rows = b[:whole].reshape(count, size, *b.shape[1:])
+    local = walk(rows.transpose(0, 1), torch.zeros_like(rows[:, 0]))  # (size, count, e): chunks side by side
+    powers = doubled(a, a, size, 0)
+    carries = _constant(powers[-1:], local[-1], start)
+    before = torch.cat([start.expand_as(carries[0]).unsqueeze(0), carries[:-1]])
+    states = _multiplied(powers.to(b.dtype), before.unsqueeze(1), local.transpose(0, 1)).reshape(whole, *b.shape[1:])
+    return states if whole == steps else torch.cat([states, walk(b[whole:], states[-1])])
+
+
+def scan_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
+    """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
+
+    O(T n^3) operations, O(T n^2) and sqrt(T) n^3 where one A serves all steps.
+    """
+    if b.dtype in (torch.float16, torch.bfloat16):
+        return scan_dense(a.float(), b.float(), start.float()).to(b.dtype)
+    if a.shape[0] == 1:
+
+        def constant(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+            n = a.shape[-1]
+            rows, first = b.reshape(len(b), -1, n, b.shape[-1]), start.reshape(-1, n, b.shape[-1])
+            return _constant_dense(_widened(a).reshape(-1, n, n), rows, first).reshape(b.shape)
+
+        return in_columns(a, b, start, constant)
     n = b.shape[-1]
     work = 2 * n**2 * b[0].numel() // n / _RATES.small
     made = 2 * a[0].numel() * n / _RATES.small + 8 * a[0].numel() * a.element_size() / _RATES.cache
@@ -66,13 +106,58 @@ def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n
     return scan_matrices(a, b, start, _applied, 0.0, short)
 
 
+def _constant_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (g, n, n), (T, g, n, c), (g, n, c) -> (T, g, n, c)
+    # as for numbers: chunks side by side as columns of one matrix, powers of A in double precision
+    steps, groups, n, count = b.shape
+    one = a.to(b.dtype)
+
+    def walk(b: Tensor, start: Tensor) -> Tensor:
+        return _walk(one.expand(len(b), *one.shape), b, start, lambda a, s, b: torch.baddbmm(b, a, s))
+
+    # T steps of a walk, or sqrt(T) of them and as many products of matrices in double precision
+    step = 2 * _RATES.launch + 2 * groups * n**2 * count / _RATES.small
+    product = 4 * _RATES.launch + 4 * groups * n**3 / _RATES.matmul
+    size = math.isqrt(steps - 1) + 1 if steps > max(_SHORT, (1 + product / step) ** 2) else 0
+    power = powers(a, a, size)
+    # inf * 0 is nan: what overflows within a chunk would reach states that it does not touch
+    if size == 0 or (is_concrete(power) and not bool(torch.isfinite(power[-1].detach().to(b.dtype)).all())):
+        return walk(b, start)
+    chunks = steps // size
+    whole = chunks * size
+
+    def aside(x: Tensor) -> Tensor:  # (chunks, ..., n, c) -> (..., n, chunks c)
+        return x.movedim(0, -2).flatten(-2)
+
+    def apart(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (chunks, count)).movedim(-2, 0)  # type: ignore[no-any-return, no-untyped-call]
+
+    rows = aside(b[:whole].reshape(chunks, size, groups, n, count))
+    local = walk(rows, torch.zeros_like(rows[0]))
+    carries = _constant_dense(power[-1], apart(local[-1]), start)
+    before = aside(torch.cat([start.unsqueeze(0), carries[:-1]]))
+    left = power.to(b.dtype).transpose(0, 1).reshape(groups, size * n, n)
+    seen = (left @ before).reshape(groups, size, n, chunks * count).transpose(0, 1)
+    states = apart(local + seen).reshape(whole, groups, n, count)
+    return states if whole == steps else torch.cat([states, walk(b[whole:], states[-1])])
+
+
+def _widened(a: Tensor) -> Tensor:
+    """In double precision; integers as they are, of which scans are exact."""
+    exact = not (a.is_floating_point() or a.is_complex())
+    return a if exact else a.to(torch.promote_types(a.dtype, torch.float64))
+
+
 def scan_matrices(
     a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
 ) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
-    """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing.
+    """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing."""
+    return in_columns(a, b, start, lambda a, b, s: _two_levels(a, b, s, step, zero, short))
 
-    Elements that share a transition are columns of one matrix, so that it is multiplied once for all of them.
-    """
+
+def in_columns(a: Tensor, b: Tensor, start: Tensor, states: Step) -> Tensor:
+    """A scan by `states`, where elements that share a transition are columns of one matrix: it is multiplied once."""
     lead = len(a.shape) - 3
     apart = [i for i in range(lead) if a.shape[1 + i] != 1]
     alike = [i for i in range(lead) if a.shape[1 + i] == 1]
@@ -82,9 +167,9 @@ def scan_matrices(
     count = math.prod(columns)
     rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], *own, n, count)
     first = start.permute(*order).reshape(*own, n, count)
-    states = _two_levels(a.reshape(a.shape[0], *own, n, n), rows, first, step, zero, short)
+    found = states(a.reshape(a.shape[0], *own, n, n), rows, first)
     back = [order.index(i) + 1 for i in range(lead + 1)]
-    return states.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
+    return found.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
 
 
 def _two_levels(
