@@ -243,10 +243,17 @@ class _Writer:
         return self.symbol(f"{self.read(arg)}^T")
 
 
+def _is_step(function: Any) -> bool:
+    """Is it a sequence at n, or some steps before?"""
+    return len(function.args) == 1 and (n - function.args[0]).is_Integer
+
+
 def _closed(equation: sympy.Eq, state: Any) -> tuple[dict[str, sympy.Expr], dict[str, sympy.Expr]]:
     """Transfer functions and impulse responses of x(n) = sum a_k x(n - k) + sum b_j u_j(n)."""
     back: dict[int, Any] = {}
     drives: dict[str, Any] = {}
+    if not all(_is_step(f) for f in equation.rhs.atoms(sympy.core.function.AppliedUndef)):
+        return {}, {}
     for term in sympy.Add.make_args(sympy.expand(equation.rhs)):
         functions = term.atoms(sympy.core.function.AppliedUndef)
         if len(functions) != 1:

@@ -158,27 +158,29 @@ def depends_on_length(several: Sequence[Branch]) -> bool:
     return len({tuple(map(branch.holds, range(_HORIZON))) for branch in several}) > 1
 
 
-def check_ends(flat: Flat, repeats: Sequence[Repeat]) -> list[Branch]:
-    """The branches that steps before the loop that was found have gone through.
+def check_ends(flat: Flat, repeats: Sequence[Repeat]) -> tuple[list[Branch], bool]:
+    """The branches of steps that stand before the loop that was found, and whether any stand after it.
 
-    Raises CaptureError where a step after it goes a way that depends on where the loop ends.
+    Raises CaptureError where a step after the loop goes a way that depends on where it ends.
     """
     before: list[Branch] = []
-    inside = [
-        flat.frames[op.result].at for r in repeats for op in flat.ops[r.start : r.stop] if op.result in flat.frames
-    ]
+    has_late = False
+    inside = {op.result for r in repeats for op in flat.ops[r.start : r.stop]}
     for branch in flat.branches:
-        covered = [turn for at in inside if (turn := branch.turns.at(at)) is not None]
-        first, last = min(covered, default=0), max(covered, default=-1)
-        if min(branch.entries) < first:
-            before.append(branch)
+        turns = [branch.turns.at(flat.frames[op.result].at) if op.result in flat.frames else None for op in flat.ops]
+        places = [i for i, op in enumerate(flat.ops) if turns[i] is not None and op.result in inside]
+        outside = [i for i, op in enumerate(flat.ops) if turns[i] is not None and op.result not in inside]
+        late = [i for i in outside if not places or i > places[0]]
         settled = _settled(list(map(branch.holds, range(_HORIZON))))
-        if max(branch.entries) > last and (settled is None or settled[1] > 1 or last < 0):
+        if late and (settled is None or settled[1] > 1):
             raise CaptureError(
                 "LR0405", "the last step is not like the others, and what it does depends on a counter",
                 help="let every step do the same: put special last steps outside the loop",
             )  # fmt: skip
-    return before
+        has_late |= bool(late)
+        if len(outside) > len(late):
+            before.append(branch)
+    return before, has_late
 
 
 def length_for(found: Sequence[Branch], longer: Sequence[Branch]) -> int | None:

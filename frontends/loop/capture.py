@@ -416,8 +416,10 @@ class _Tracer:
                 join(flat, several)
             self.shortest = shortest(found, lengths_of_time)
         loops_found = over_time(flats, counts)
-        before = [check_ends(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)]
-        if any(map(depends_on_length, zip(*before, strict=False))):
+        before, late = zip(
+            *(check_ends(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)), strict=True
+        )
+        if any(late) or any(map(depends_on_length, zip(*before, strict=False))):
             self.shortest = lengths_of_time[0]  # in shorter calls the steps that are set apart may go another way
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)

@@ -16,7 +16,7 @@ import numpy as np
 
 from linrec.frontends.loop.declared import spans
 from linrec.frontends.loop.flatten import Flat
-from linrec.ir import Arg, Op, Use
+from linrec.ir import Arg, Op, Source, Use
 
 COMMUTATIVE = ("add", "mul")
 PEELED = 3  # how many steps at either end of a loop may differ from the rest
@@ -163,6 +163,18 @@ def _is_turned(before: Op, after: Op, inside: set[str]) -> bool:
     return number and isinstance(second, Use) and second.name in inside
 
 
-def _place(flat: Flat, index: int) -> tuple[tuple[int, int, int], ...]:
-    """The user's lines of an op, outermost first: the first op of a body has the smallest."""
-    return tuple((s.line, s.start, s.end) for s in flat.stacks[flat.ops[index].result])
+def _place(flat: Flat, index: int) -> tuple[object, ...]:
+    """The user's lines of an op, outermost first: the first op of a body has the smallest.
+
+    An expression's outermost operator runs last, so that of one line's ops the first that runs is meant.
+    """
+    stack, lines, ran = _run(flat, index)
+    same = index > 0 and (lines, ran) == _run(flat, index - 1)[1:]
+    return lines, same, tuple((s.start, s.end) for s in stack)
+
+
+def _run(flat: Flat, index: int) -> tuple[tuple[Source, ...], tuple[int, ...], int]:
+    """The user's lines of an op, and how many had run before it."""
+    name = flat.ops[index].result
+    stack = flat.stacks[name]
+    return stack, tuple(s.line for s in stack), flat.frames[name].at if name in flat.frames else 0
