@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linrec.kernels import compiled
+from linrec.kernels import compiled, compiled_dense
 from linrec.linear.cost import Machine
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a, s, b -> a s + b
 _RATES = Machine()  # the shipped ones: a kernel does the same on every machine
+_LAUNCH, _PRODUCTS, _CACHE = _RATES.launch, _RATES.small, _RATES.cache
+_HANDLED = 100  # times as long an operator takes that a trace, a mode or a transform takes up
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
@@ -57,32 +59,79 @@ class _Compiled(torch.autograd.Function):
         return da.sum_to_size(a.shape), db, (a[0].conj() * db[0]).sum_to_size(start.shape)
 
 
-def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
-    """All states of s[k] = A[k] s[k-1] + b[k]; O(T n^3) operations, the order of the products kept."""
-    n = b.shape[-1]
-    work = 2 * n**2 * b[0].numel() // n / _RATES.small
-    made = 2 * a[0].numel() * n / _RATES.small + 8 * a[0].numel() * a.element_size() / _RATES.cache
-    short = shortest(2 * _RATES.launch + work, made + 2 * work, operators=2)
-    return scan_matrices(a, b, start, _applied, 0.0, short)
+def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
+    """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
+
+    O(T e n^2) operations compiled, one walk; O(T n^3) in operators. Half precision is scanned in single precision.
+    """
+    if b.dtype in (torch.float16, torch.bfloat16):
+        return scan_dense(a.float(), b.float(), start.float()).to(b.dtype)
+    return _by_columns(a, b, start, _dense)
+
+
+def _dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, p, n, n), (T, p, n, c), (p, n, c) -> (T, p, n, c)
+    if compiled.is_safe(b, a, start):
+        if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
+            return _CompiledDense.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
+        return compiled_dense.forward(a, b, start)
+    n, launch = b.shape[-2], _LAUNCH if compiled.is_eager(a, b, start) else _HANDLED * _LAUNCH
+    work = 2 * n * b[0].numel() / _PRODUCTS
+    made = 2 * a[0].numel() * n / _PRODUCTS + 8 * a[0].numel() * a.element_size() / _CACHE
+    short = shortest(2 * launch + work, made + 2 * work, 2 * launch)
+    return _two_levels(a.expand(b.shape[0], *a.shape[1:]), b, start, _applied, 0.0, short)
+
+
+class _CompiledDense(torch.autograd.Function):
+    """The compiled walk with its first derivatives; a derivative of these is taken through operators."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        h = compiled_dense.forward(a, b, start)
+        ctx.save_for_backward(a, h, start)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        a, h, start = ctx.saved_tensors
+        # db[k] = g[k] + A[k+1]^H db[k+1],  dA[k] = db[k] s[k-1]^H: a scan again, differentiable again
+        if not torch.is_grad_enabled() and compiled.is_safe(g, a, h, start):
+            db = compiled_dense.adjoints(a, g, h)
+        else:
+            each = a.expand(g.shape[0], *a.shape[1:])
+            after = torch.cat([each[1:], torch.zeros_like(each[:1])]).mH
+            db = _dense(after.flip(0), g.flip(0), torch.zeros_like(g[0])).flip(0)
+        da = _outer(db, torch.cat([start.unsqueeze(0), h[:-1]]), a) if ctx.needs_input_grad[0] else None
+        return da, db, a[0].mH @ db[0]
+
+
+def _outer(d: Tensor, s: Tensor, a: Tensor) -> Tensor:  # (T, p, n, c), (T, p, n, c) -> as a: (T or 1, p, n, n)
+    """Gradients of transitions: sums of d s^H over columns, and over time where one transition serves all steps."""
+    if a.shape[0] == d.shape[0]:
+        return d @ s.mH if d.shape[-1] > 1 else d * s.mH
+    steps, own, n, columns = d.shape
+    rows = [x.permute(1, 2, 0, 3).reshape(own, n, steps * columns) for x in (d, s)]
+    return (rows[0] @ rows[1].mH).unsqueeze(0)
 
 
 def scan_matrices(
     a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
 ) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
-    """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing.
+    """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing."""
+    return _by_columns(a, b, start, lambda a, b, start: _two_levels(a, b, start, step, zero, short))
 
-    Elements that share a transition are columns of one matrix, so that it is multiplied once for all of them.
-    """
+
+def _by_columns(a: Tensor, b: Tensor, start: Tensor, run: Step) -> Tensor:
+    """Elements that share a transition as columns of one matrix, so that it is multiplied once for all of them."""
     lead = len(a.shape) - 3
     apart = [i for i in range(lead) if a.shape[1 + i] != 1]
     alike = [i for i in range(lead) if a.shape[1 + i] == 1]
     order = [*apart, lead, *alike]  # each with its n states, then columns
     own, n = [b.shape[1 + i] for i in apart], b.shape[-1]
     columns = [b.shape[1 + i] for i in alike]
-    count = math.prod(columns)
-    rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], *own, n, count)
-    first = start.permute(*order).reshape(*own, n, count)
-    states = _two_levels(a.reshape(a.shape[0], *own, n, n), rows, first, step, zero, short)
+    each, count = math.prod(own), math.prod(columns)
+    rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], each, n, count)
+    first = start.permute(*order).reshape(each, n, count)
+    states = run(a.reshape(a.shape[0], each, n, n), rows, first)
     back = [order.index(i) + 1 for i in range(lead + 1)]
     return states.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
 
@@ -112,12 +161,13 @@ def _two_levels(
     return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], step)])
 
 
-def shortest(walk: float, product: float, operators: int) -> float:
-    """The number of steps from which two levels beat a walk, given seconds a step of a walk and of products.
+def shortest(walk: float, product: float, launched: float) -> float:
+    """The number of steps from which two levels beat a walk.
 
-    T walk > T product + 4 sqrt(T) operators, each of them launched: steps walk chunks for states and for products.
+    Given are seconds a step of a walk, of products, and of the launches alone: T walk > T product + 4 sqrt(T) launched,
+    since steps walk chunks for states and for products.
     """
-    return max(_SHORT, (4 * operators * _RATES.launch / (walk - product)) ** 2) if walk > product else math.inf
+    return max(_SHORT, (4 * launched / (walk - product)) ** 2) if walk > product else math.inf
 
 
 def _applied(a: Tensor, s: Tensor, b: Tensor) -> Tensor:

@@ -291,6 +291,12 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: floa
             fast = compiled and ring
             passes, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
             form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
+        elif compiled and ring:
+            # one walk, which reads transitions where they lie; those made of fewer coefficients are written first
+            square = x.T * x.L * x.n**2
+            given = x.least(square, x.T * x.F)
+            moved = width * (2 * square - given + 8 * states)
+            form, own = "associative", Work(small=2 * x.T * x.E * x.n**2, moved=moved, depth=40)
         else:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
             square, cube = x.T * x.L * x.n**2, x.T * x.L * x.n**3
