@@ -59,7 +59,9 @@ class _Compiled(torch.autograd.Function):
         return da.sum_to_size(a.shape), db, (a[0].conj() * db[0]).sum_to_size(start.shape)
 
 
-def scan_dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
+def scan_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
 
     O(T e n^2) operations compiled, one walk; O(T n^3) in operators. Half precision is scanned in single precision.
