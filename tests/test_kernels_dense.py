@@ -85,8 +85,8 @@ def test_layouts(path: str) -> None:
     """Batch-first views, reversed time, strided, conjugate and negative views, expanded drives and transitions."""
     for batch in ("own", "few", "lanes"):
         a, b, start = (x.detach() for x in parts(20, batch, 6, torch.complex128))
-        first = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (a, b)]
-        near(scan.scan_dense(*first, start), loop(a, b, start), 1e-13)
+        a_first, b_first = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (a, b))
+        near(scan.scan_dense(a_first, b_first, start), loop(a, b, start), 1e-13)
         turned = (a.mH.conj(), b.conj(), start.conj())
         near(scan.scan_dense(*turned), loop(*turned), 1e-13)
         negative = (a.conj().imag, b.conj().imag.flip(0), start.imag)
