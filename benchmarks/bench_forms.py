@@ -3,7 +3,8 @@
     python benchmarks/bench_forms.py [--quick] [--only TEXT] [--skip-loop] [--repeat N] [--threads N] [--json FILE] [--plot FILE]
 
 One process, interleaved, medians; the ratios are what holds on a shared machine. Forward without gradients, and a
-train step (forward and backward to all inputs and parameters, fresh gradients).
+train step (forward and backward to all inputs and parameters, fresh gradients). Under each workload stand its targets;
+after the workloads come "growth" and "corpus" (benchmarks/sweep.py).
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import peers_jax
+import sweep
 import torch
 from torch import Tensor, nn
-from workloads import Workload, workloads
+from workloads import Target, Workload, workloads
 
 import linrec
 from linrec import native
+from linrec.debug.memory import peak
 
 
 def train_step(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
@@ -80,18 +84,44 @@ def measure(w: Workload, repeat: int, with_loop: bool) -> dict[str, Any]:
         found[what] = medians(runs, repeat)
         found["form"] = linrec.report(net).recurrences[0].form
         found["captured"] = linrec.report(net).recurrences[0].reason or "parallel"
+        if any(t.what == what and t.beside in ("output", "bytes") for t in w.targets):
+            found[what]["bytes"] = peak(runs["compiled"])
+    with torch.no_grad():
+        y = net(*w.inputs)
+    found["output"] = y.numel() * y.element_size()
+    found["targets"] = [t for target in w.targets if (t := judged(target, found)) is not None]
     return found
 
 
+def judged(target: Target, found: dict[str, Any]) -> dict[str, Any] | None:
+    """The ratio that a target bounds, and whether it is met; None where what it is measured against was not run."""
+    times = found[target.what]
+    if target.beside in ("output", "bytes"):
+        ratio = times["bytes"] / (found["output"] if target.beside == "output" else 1)
+    elif target.beside not in times:
+        return None
+    else:
+        ratio = times["compiled"] / times[target.beside]
+    ratio = 1 / ratio if target.speedup else ratio
+    met = ratio >= target.bound if target.speedup else ratio <= target.bound
+    return {**asdict(target), "ratio": ratio, "met": met}
+
+
 def show(found: dict[str, Any]) -> None:
-    """Two lines of the table."""
+    """Two lines of the table, and one for each target."""
     for what in ("forward", "train"):
         times = found[what]
         mine = times["compiled"]
-        ratios = "".join(f"{name} {times[name] / mine:8.2f}x   " for name in times if name not in ("compiled", "floor"))
+        others = (name for name in times if name not in ("compiled", "floor", "bytes"))
+        ratios = "".join(f"{name} {times[name] / mine:8.2f}x   " for name in others)
         print(
             f"{found['workload']:<24}{what:<9}{mine:>10.2f} ms   {mine / times['floor']:6.2f}x floor   {ratios}{found['form']}",
             flush=True,
+        )
+    for t in found["targets"]:
+        bound = f"{'>=' if t['speedup'] else '<='} {t['bound']:g}"
+        print(
+            f"    {t['what']:<8} {t['beside']:<10} {t['ratio']:10.4g}   to reach {bound:<10} {'met' if t['met'] else 'MISSED'}"
         )
 
 
@@ -142,11 +172,16 @@ def main() -> None:
         if options.only in w.name:
             results.append(measure(w, options.repeat, not options.skip_loop))
             show(results[-1])
+    swept = {
+        name: run(options.repeat, options.quick)
+        for name, run in {"growth": sweep.growth, "corpus": sweep.corpus}.items()
+        if options.only in name
+    }
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "native": native.status()}
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
-    if options.plot:
+        options.json.write_text(json.dumps({**about, "results": results, **swept}, indent=1) + "\n")
+    if options.plot and results:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(results, options.plot)
 

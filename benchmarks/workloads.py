@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,19 @@ from torch.nn.functional import normalize
 from linrec.nn import zero_order_hold
 
 Run = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a ratio of times: the loop's to ours is at least that, ours to any other's at most.
+
+    Of "output" or "bytes" it bounds the memory that a call holds at most, in outputs or in bytes.
+    """
+
+    what: str  # "forward" or "train"
+    beside: str  # "loop", "floor", the name of a peer, "output" or "bytes"
+    bound: float
+    speedup: bool = False  # of the loop: times as fast
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,7 @@ class Workload:
     floor_train: Run | None = None
     peers: dict[str, Run] = field(default_factory=dict)
     slow_loop: bool = False  # the loop takes minutes: it is not timed
+    targets: tuple[Target, ...] = ()
 
 
 class Memory(nn.Module):
@@ -69,7 +83,15 @@ def memories(batch: int, steps: int, order: int) -> list[Workload]:
         "readout": convolved(response[:1]),
         "all": convolved(response),
     }
-    return [Workload(f"memory {read}", Memory(read, order, steps), (x,), floors[read]) for read in floors]
+    targets = {
+        "last": (Target("train", "loop", 400, speedup=True), Target("train", "floor", 1.2)),
+        "readout": (Target("train", "loop", 450, speedup=True),),
+        "all": (Target("forward", "loop", 0.5), Target("train", "loop", 0.6), Target("forward", "output", 1.3)),
+    }
+    return [
+        Workload(f"memory {read}", Memory(read, order, steps), (x,), floors[read], targets=targets[read])
+        for read in floors
+    ]
 
 
 def gated(a: Tensor, x: Tensor) -> Tensor:
@@ -90,9 +112,11 @@ def gates(batch: int, steps: int, channels: int) -> Workload:
         a, x = a.detach(), x.detach()
         return torch.stack([torch.addcmul(x, a, x)[0, 0, 0] for _ in range(3)])
 
+    alone = batch * channels == 1
+    targets = (Target("forward", "floor", 6.0 if alone else 2.0), *(() if alone else (Target("train", "floor", 1.25),)))
     return Workload(
         f"gated {batch}x{steps}x{channels}", gated, (a, x), lambda a, x: torch.addcmul(x, a, x, out=out), three,
-        slow_loop=steps > 1 << 17,
+        slow_loop=steps > 1 << 17, targets=targets,
     )  # fmt: skip
 
 
@@ -160,12 +184,33 @@ def matrices(batch: int, steps: int, heads: int, width: int) -> list[Workload]:
         return torch.stack([torch.bmm(square, square.mT)[0, 0, 0] for _ in range(4)])
 
     hand = {"by hand": attention_by_hand}
+
+    def targets(speedup: float) -> tuple[Target, ...]:
+        return (
+            Target("train", "by hand", 1.0), Target("train", "loop", speedup, speedup=True),
+            Target("forward", "jax scan", 1.0),
+        )  # fmt: skip
+
     mild = 0.9 + 0.1 * torch.rand(batch, steps, heads, width)
     return [
-        Workload("attention key decay", attention, (q, k, v, mild), floor, floor, hand),
-        Workload("attention scalar decay", attention, (q, k, v, mild[..., :1].contiguous()), floor, floor, hand),
+        Workload("attention key decay", attention, (q, k, v, mild), floor, floor, hand, targets=targets(55)),
         Workload(
-            "delta rule", delta, (q, k, v, torch.rand(batch, steps, heads, 1)), floor, floor, {"by hand": delta_by_hand}
+            "attention scalar decay",
+            attention,
+            (q, k, v, mild[..., :1].contiguous()),
+            floor,
+            floor,
+            hand,
+            targets=targets(55),
+        ),
+        Workload(
+            "delta rule",
+            delta,
+            (q, k, v, torch.rand(batch, steps, heads, 1)),
+            floor,
+            floor,
+            {"by hand": delta_by_hand},
+            targets=targets(35),
         ),
     ]
 
@@ -193,15 +238,17 @@ def modes(batch: int, channels: int, steps: int, count: int) -> Workload:
     return Workload(
         f"modes {batch}x{channels}x{steps}", Modes(channels, count), (x,),
         lambda x: torch.fft.irfft(torch.fft.rfft(x.transpose(1, 2), 2 * steps), 2 * steps),
+        targets=(Target("forward", "floor", 0.9), Target("train", "jax fft", 0.9), Target("train", "bytes", 1.5e9)),
     )  # fmt: skip
 
 
 def workloads(quick: bool) -> list[Workload]:
-    """The whole table; `quick` shrinks every size to seconds."""
+    """The whole table; `quick` shrinks every size to seconds, and leaves the targets out."""
     if quick:
-        return [
+        small = [
             *memories(4, 64, 16), gates(2, 128, 16), gates(1, 4096, 1), *matrices(1, 128, 2, 16), modes(1, 4, 256, 8),
         ]  # fmt: skip
+        return [replace(w, targets=()) for w in small]
     shapes = [(8, 2048, 256), (64, 128, 512), (1, 65536, 64), (1, 1_000_000, 1)]
     return [
         *memories(100, 784, 468), *(gates(*s) for s in shapes), *matrices(1, 2048, 4, 64), modes(4, 256, 16384, 64),

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from linrec import calibration, findings
@@ -159,6 +160,8 @@ class Engine:
     captures: int = 0
     environment: Environment | None = None
     stateful: Any = None  # the recurrent form behind calls with a state
+    generation: int = 0  # counts changes of the tree of modules
+    _shape: list[tuple[int, ...]] | None = None
     _spec: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
@@ -203,11 +206,15 @@ class Engine:
 
     def _modules_changed(self) -> bool:
         assert self.module is not None and self.environment is not None
+        # the environment keeps the modules alive, so that their addresses tell them apart
         shape = [
-            len(vars(m)) + len(m._parameters) + len(m._buffers) + len(m._modules)
+            (len(vars(m)) + len(m._parameters) + len(m._buffers), *map(id, m._modules.values()))
             for m in self.environment.modules.values()
         ]
-        changed = shape != getattr(self, "_shape", None)
+        changed = shape != self._shape
+        if changed and self._shape is not None:  # what was made reads the modules that were there
+            self.programs.clear()
+            self.generation += 1
         self._shape = shape
         return changed
 
@@ -219,8 +226,8 @@ class Engine:
             for leaf in leaves
         )
         return (
-            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"),
-            torch.get_default_dtype(),
+            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), _is_transformed(),
+            torch.is_autocast_enabled("cpu"), torch.get_default_dtype(),
         )  # fmt: skip
 
     def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
@@ -255,8 +262,12 @@ class Engine:
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             if compiled.lengths(tensors) is not None and compiled.fits():
                 return compiled
-        # a batch of one would hold the program to batches of one
-        wide = [x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x for x in tensors]
+        # a batch of one or of none would hold the program to such batches
+        wide = [
+            x.new_zeros(2, *x.shape[1:]) if x.dim() > 1 and not x.shape[0]
+            else x.expand(2, *x.shape[1:]) if x.dim() > 1 and x.shape[0] == 1 else x
+            for x in tensors
+        ]  # fmt: skip
         try:
             try:
                 a, k = _given(wide, leaves, spec)
@@ -409,8 +420,8 @@ class Engine:
         lengths = _solve(captured.graph, tensors)
         gradients = learned and (len(frozen) < len(inputs) - len(tensors) or any(x.requires_grad for x in tensors))
         context = Context(
-            lengths, frozen, self.options.forms, gradients=gradients, machine=calibration.load(),
-            superposition=superposition,
+            lengths, frozen, self.options.forms, gradients=gradients, differentiable=learned or _is_transformed(),
+            machine=calibration.load(), superposition=superposition,
         )  # fmt: skip
         stages = Stages()
         graph = default_pipeline([stages]).run(captured.graph, context)
@@ -575,6 +586,12 @@ def _without_sizes(compiled: Compiled) -> int:
 
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
+
+
+def _is_transformed() -> bool:
+    """Does a transform of torch.func or forward-mode differentiation look on? These ask no tensor whether it wants one."""
+    level: int = forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _metadata(value: Any) -> tuple[Any, ...]:

@@ -53,8 +53,8 @@ class Context:
     """What passes may ask and where they say what they found.
 
     `lengths` are the named sizes of the call at hand, for costs; `frozen` the inputs whose values do not
-    change from call to call; `gradients` says whether a backward pass follows, for costs; `forms` overrides the choice
-    of forms, for all or by recurrence.
+    change from call to call; `gradients` says whether a backward pass follows, for costs, and `differentiable` whether
+    anybody may take a derivative at all; `forms` overrides the choice of forms, for all or by recurrence.
     """
 
     lengths: Mapping[str, int] = field(default_factory=dict)
@@ -62,6 +62,7 @@ class Context:
     forms: str | Mapping[str, str] = "auto"
     costs: dict[str, Sequence[Any]] = field(default_factory=dict)
     gradients: bool = True
+    differentiable: bool = True
     machine: Any = None  # rates for the cost model, the shipped ones if None
     superposition: Callable[[Graph, Any], float] | None = None
     remarks: list[Remark] = field(default_factory=list)
@@ -72,8 +73,8 @@ class Context:
     def fresh(self) -> Context:
         """The same question, with nothing found yet."""
         return Context(
-            self.lengths, self.frozen, self.forms, gradients=self.gradients, machine=self.machine,
-            superposition=self.superposition,
+            self.lengths, self.frozen, self.forms, gradients=self.gradients, differentiable=self.differentiable,
+            machine=self.machine, superposition=self.superposition,
         )  # fmt: skip
 
     def remark(self, kind: RemarkKind, where: str, message: str) -> None:

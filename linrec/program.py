@@ -18,17 +18,19 @@ from torch.utils import _pytree as pytree
 from linrec.compiler import Compiled, Engine
 from linrec.constants import Cached
 from linrec.dtypes import LONG
+from linrec.emit.batchfirst import SHARED, batch_first
 from linrec.emit.onestep import one_step
+from linrec.emit.ownership import own_state
 from linrec.emit.source import Program, emit
 from linrec.emit.stateful import Leaf, Stateful, stateful
-from linrec.errors import CaptureError, StateError
+from linrec.errors import FAILURES, CaptureError, StateError
 from linrec.findings import held_because
 from linrec.frontends.loop.counters import Unreadable
 from linrec.ir import Graph
 from linrec.manager import Context, Pipeline
 from linrec.passes import default_pipeline
 from linrec.sizes import Size, evaluate
-from linrec.states import BATCH, State
+from linrec.states import BATCH, State, batch_axis
 
 _CLEANING = ("canonicalize", "cse", "hoist", "dce")
 _SEEN = ".seen"  # warming up: the inputs of the steps so far
@@ -61,7 +63,7 @@ class Recurring:
         self.getters = compiled.getters
         self.spec = compiled.captured.out_spec
         graph = _cleaned(compiled.captured.graph)
-        self._stateful = _stateful_at_any_length(graph, compiled.captured.held)
+        self._stateful = batch_first(_stateful_at_any_length(graph, compiled.captured.held))
         self.leaves: tuple[Leaf, ...] = self._stateful.leaves
         self.warmup = self._stateful.warmup
         self.names = [i.name for i in graph.inputs if i.role == "input"]
@@ -69,6 +71,9 @@ class Recurring:
         self.inputs = self._stateful.inputs[: self.arity]
         self.outputs = self._stateful.outputs
         self.types = [i.type for i in self._stateful.onward.inputs[: self.arity]]
+        self._rows = [batch_axis(t) for t in self.types]
+        self._seen_names = [n + _SEEN + SHARED * (a is None) for n, a in zip(self.names, self._rows, strict=True)]
+        self._many_seen = sum(a is not None for a in self.inputs)
         captured = graph.inputs[self.arity :]
         self.captured = {i.name: i.path for i in captured}
         self.frozen = frozenset(
@@ -98,7 +103,7 @@ class Recurring:
     @cached_property
     def step_graph(self) -> Graph:
         """One step, without loops and without a time axis."""
-        return _cleaned(one_step(self._stateful))
+        return own_state(_cleaned(one_step(self._stateful)), len(self.outputs))
 
     @cached_property
     def stepping(self) -> Form:
@@ -127,7 +132,7 @@ class Recurring:
         environment = self.engine.environment_now()
         tensors = tuple((x.dtype, x.device, x.shape) for get in self.getters if isinstance(x := get(), Tensor))
         plain = tuple(o if isinstance(o, int | float | complex | str | None) else id(o) for o in self.others)
-        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype()
+        return kinds, plain, environment.fingerprint(), tensors, torch.get_default_dtype(), self.engine.generation
 
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -188,36 +193,46 @@ class Recurring:
 
     def is_warming(self, state: Mapping[str, Any]) -> bool:
         """Does a state hold the first inputs, for want of enough steps?"""
-        return self.warmup > 0 and isinstance(state, dict) and any(name.endswith(_SEEN) for name in state)
+        return self.warmup > 0 and isinstance(state, dict) and any(name in state for name in self._seen_names)
 
     def first(self, tensors: Sequence[Tensor], lengths: Mapping[str, int]) -> State:
         """The state before the first step."""
         if self.warmup:
-            return {
-                name + _SEEN: x.narrow(axis, 0, 0)
-                for name, x, axis in zip(self.names, tensors, self.inputs, strict=True)
-                if axis is not None
-            }
+            nothing = [x if a is None else x.narrow(a, 0, 0) for x, a in zip(tensors, self.inputs, strict=True)]
+            return self._as_seen(nothing)
         return self.named(self.starting(*tensors, *self.values()), tensors[0].device, lengths)
+
+    def _as_seen(self, tensors: Sequence[Tensor]) -> State:
+        """The inputs of the first steps as a state: batch first, as every state."""
+        return {
+            name: (x if rows is None else x.movedim(rows, 0)).clone()
+            for name, x, rows, axis in zip(self._seen_names, tensors, self._rows, self.inputs, strict=True)
+            if axis is not None
+        }
 
     def first_for_batch(self, batch: int) -> State:
         """The state before the first step of a batch, where the numbers in the inputs do not matter."""
+        found = self.first_of_shapes(self.shapes(batch))
+        if found is None:
+            raise StateError(
+                "LR4006", f"the first state is made from the inputs ({', '.join(self.names)})",
+                help="start with state=None, or give the arguments: rnn.init_state(" + ", ".join(self.names) + ")",
+            )  # fmt: skip
+        return found
+
+    def first_of_shapes(self, shapes: Sequence[Sequence[int]]) -> State | None:
+        """The first state for inputs of these shapes; None if it depends on the numbers in them."""
         found: list[State] = []
         for fill in (float("nan"), 1.0):  # what depends on the inputs is NaN once, or 0 once and 1 once
             tensors = [
                 torch.full(shape, fill, dtype=dtype, device=device)
                 if dtype.is_floating_point or dtype.is_complex
                 else torch.full(shape, int(fill == 1.0), dtype=dtype, device=device)
-                for shape, (dtype, device) in zip(self.shapes(batch), self.kinds, strict=True)
+                for shape, (dtype, device) in zip(shapes, self.kinds, strict=True)
             ]
             with torch.set_grad_enabled(torch.is_grad_enabled() and fill == 1.0):
                 found.append(self.first(tensors, self.lengths(tensors, wide=True)))
-        if any(not torch.equal(v, found[0][name]) for name, v in found[1].items()):
-            raise StateError(
-                "LR4006", f"the first state is made from the inputs ({', '.join(self.names)})",
-                help="start with state=None, or give the arguments: rnn.init_state(" + ", ".join(self.names) + ")",
-            )  # fmt: skip
-        return found[1]
+        return found[1] if all(torch.equal(v, found[0][name]) for name, v in found[1].items()) else None
 
     def shapes(self, batch: int) -> list[list[int]]:
         """The shapes of the arguments for one step of a batch; other sizes as in the example."""
@@ -238,7 +253,7 @@ class Recurring:
             shape = [evaluate(d, lengths) for d in leaf.type.shape]
             dtype = getattr(torch, LONG[leaf.type.dtype])
             if isinstance(value, Tensor):
-                found[leaf.name] = value.to(dtype).expand(shape)
+                found[leaf.name] = value.to(dtype).expand(shape).clone()  # not the parameter itself
             else:
                 found[leaf.name] = torch.full(shape, value, dtype=dtype, device=device)
         return found
@@ -253,7 +268,8 @@ class Recurring:
             state = self.first(tensors, lengths)
         outputs = self.onward(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
         count = len(self.outputs)
-        new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
+        # not the last entries of an output, which would be kept as long as the state is, and change with it
+        new = {leaf.name: value.clone() for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
 
     def _warm(
@@ -262,17 +278,8 @@ class Recurring:
         """All inputs so far; the whole program runs on them once there are enough."""
         new = lengths["T"]
         whole = list(tensors)
-        for n, (name, axis) in enumerate(zip(self.names, self.inputs, strict=True)):
-            if state is not None and axis is not None:
-                seen = state.get(name + _SEEN)
-                if not isinstance(seen, Tensor) or any(
-                    a != b for i, (a, b) in enumerate(zip(seen.shape, whole[n].shape, strict=True)) if i != axis
-                ):
-                    raise StateError(
-                        "LR4001", f"the state holds {sorted(state)} that do not fit {name}: {tuple(whole[n].shape)}",
-                        help="pass on the state of the last step, or start with state=None",
-                    )  # fmt: skip
-                whole[n] = torch.cat([seen, whole[n]], axis)
+        if state is not None:
+            whole = [self._with_seen(n, x, state) for n, x in enumerate(tensors)]
         axis, sample = next((a, x) for a, x in zip(self.inputs, whole, strict=True) if a is not None)
         total = sample.shape[axis]
         if total > self.warmup:
@@ -286,9 +293,36 @@ class Recurring:
             if all(offset >= total for offset in self._stateful.offsets):
                 results = [None] * len(self.outputs)
             else:
-                results = pytree.tree_leaves(self.engine.function(*args, **kwargs))
-            after = {n + _SEEN: x for n, x, a in zip(self.names, whole, self.inputs, strict=True) if a is not None}
+                results = pytree.tree_leaves(self._as_written(args, kwargs, total))
+            after = self._as_seen(whole)
         return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
+
+    def _as_written(self, args: Any, kwargs: Any, steps: int) -> Any:
+        """The original on its first steps. Raises StateError (LR4007) if it does not run on so few."""
+        try:
+            return self.engine.function(*args, **kwargs)
+        except FAILURES as error:
+            raise StateError(
+                "LR4007", f"{self.engine.name} does not run on {steps} steps: {type(error).__name__}: {error}",
+                help=f"its first steps are special: start with a chunk of {self.warmup + 1} steps",
+            ) from error  # fmt: skip
+
+    def _with_seen(self, n: int, x: Tensor, state: State) -> Tensor:
+        """One argument of all steps so far."""
+        axis, rows, name = self.inputs[n], self._rows[n], self._seen_names[n]
+        if axis is None:
+            return x
+        seen = state.get(name)
+        if isinstance(seen, Tensor) and seen.dim() == x.dim():
+            seen = seen if rows is None else seen.movedim(0, rows)
+            alike = all(a == b for i, (a, b) in enumerate(zip(seen.shape, x.shape, strict=True)) if i != axis)
+            if alike and (seen.dtype, seen.device) == (x.dtype, x.device) and len(state) == self._many_seen:
+                return torch.cat([seen, x], axis)
+        kind = f"{seen.dtype} {list(seen.shape)}" if isinstance(seen, Tensor) else type(seen).__name__
+        raise StateError(
+            "LR4001", f"the state holds {sorted(state)}, '{name}' as {kind}, that do not fit {self.names[n]}: {x.dtype} {list(x.shape)}",
+            help="pass on the state of the last step, or start with state=None",
+        )  # fmt: skip
 
     def _arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = iter(tensors)
@@ -354,17 +388,23 @@ class _Quick:
             space = next((s for s in (module._parameters, module._buffers) if name in s), None) if module else None
             places.append((space, name) if space is not None else (_Call(get), ""))
         self.places: list[tuple[Any, str]] = places
+        modules = list(environment.modules.values())
         self.watched = [
-            (vars(m), name, value)
-            for m in environment.modules.values()
-            for name, value in vars(m).items()
-            if not name.startswith("_") or name in ("_forward_hooks", "_forward_pre_hooks")
+            (space, name, value)
+            for m in modules
+            for space in (vars(m), m._modules)
+            for name, value in space.items()
+            if space is m._modules or not name.startswith("_")
         ]
+        self.hooks = [(found, tuple(found)) for m in modules for found in (m._forward_hooks, m._forward_pre_hooks)]
 
     def remember(self, tensors: Sequence[Tensor], state: State) -> None:
         """This call went the long way and was found right."""
         run, constants = self.program.stepping.program.run, self.program.stepping.constants
-        values = [space[name] for space, name in self.places]
+        try:
+            values = [space[name] for space, name in self.places]
+        except KeyError:  # a parameter that has become something else
+            return
         kinds = [(x.shape, x.dtype, x.device) for x in (*tensors, *(state[n] for n in self.names))]
         self.seen = (run, constants, len(tensors), kinds, [v.dtype for v in values], torch.get_default_dtype())
 
@@ -374,8 +414,8 @@ class _Quick:
         run, constants, count, kinds, dtypes, default = self.seen
         if len(tensors) != count or torch.get_default_dtype() is not default:
             return None
-        values = [space[name] for space, name in self.places]
         try:
+            values = [space[name] for space, name in self.places]
             held = [state[name] for name in self.names]
         except KeyError:
             return None
@@ -388,6 +428,9 @@ class _Quick:
             return None
         for space, name, value in self.watched:
             if space.get(name) is not value:
+                return None
+        for hooks, were in self.hooks:
+            if tuple(hooks) != were:
                 return None
         outputs = run(constants, *tensors, *values, *held)[0]
         new = dict(zip(self.names, outputs[self.count :], strict=False))

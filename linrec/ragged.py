@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from linrec.dtypes import LONG
 from linrec.errors import StateError
 from linrec.ir import Type, Use
 from linrec.program import Recurring
-from linrec.rows import batch_axis, require_rows
+from linrec.rows import require_plain, require_rows
 from linrec.sizes import evaluate
-from linrec.states import BATCH, State
+from linrec.states import BATCH, State, batch_axis, is_shared
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,24 @@ def run_ragged(
     return results, batch.final(ran) if return_state else None
 
 
+def without_padding(args: Any, kwargs: Any, lengths: Any) -> Any:
+    """Arguments to capture a program with: what lies behind a row's end, which may be anything, is its first step."""
+    try:
+        ends = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        return args, kwargs  # what lengths must be is said when they are used
+    if ends.is_floating_point() or ends.is_complex():
+        return args, kwargs
+
+    def cleaned(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.dim() < 2 or ends.shape != x.shape[:1] or not x.shape[1]:
+            return x
+        valid = torch.arange(x.shape[1], device=x.device) < ends.to(x.device).unsqueeze(1)
+        return _where(valid, x.detach(), x.detach()[:, :1])
+
+    return pytree.tree_map(cleaned, (args, kwargs))
+
+
 def _checked(given: Tensor | None, name: str, shape: tuple[int, ...]) -> Tensor | None:
     if given is None:
         return None
@@ -119,13 +138,13 @@ class _Ragged:
         """Refuse, once for each program, one whose rows depend on each other."""
         stops = [self.steps] * self.rows if ends is None else ends.tolist()
         longest = max(range(self.rows), key=stops.__getitem__, default=None)
-        if self.program.rows_are_apart or longest is None or stops[longest] == 0:
+        require_plain(self.program, *self.output_types)
+        if longest is None or stops[longest] == 0:
             return
         piece = Segment(longest, 0, stops[longest], True, True)
         require_rows(
             self.program, [self.cut(x, n, [piece], piece.stop) for n, x in enumerate(self.tensors)], self.sizes
         )
-        self.program.rows_are_apart = True
 
     # one run, padding replaced ---------------------------------------------------------------------
 
@@ -202,8 +221,7 @@ class _Ragged:
 
     def state_rows(self, state: State, rows: Tensor) -> State:
         """The given state of some rows."""
-        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
-        return {n: v if axes.get(n, 0) is None else v.index_select(axes.get(n, 0) or 0, rows) for n, v in state.items()}
+        return {n: v if is_shared(n, v) else v.index_select(0, rows) for n, v in state.items()}
 
     def laid(self, n: int, ran: list[Ran], base: int) -> Any:
         """One result of all groups, each entry where it belongs; zero where there is none."""
@@ -211,6 +229,8 @@ class _Ragged:
         made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
         if not made:  # no row has a step
             return self.nothing(n)
+        if not isinstance(made[0][1], Tensor):  # a number or a word that every call returns
+            return made[0][1]
         if batch is None:
             raise StateError("LR4008", "a result has no batch axis", help="return one value for each row of the batch")
         flat: list[Tensor] = []
@@ -250,15 +270,13 @@ class _Ragged:
                 "LR4008", f"some rows end within the first {self.program.warmup} steps, which are special, and some do not",
                 help="run those rows apart from the others",
             )  # fmt: skip
-        axes = {leaf.name: batch_axis(leaf.type) for leaf in self.program.leaves}
         order = [s.row for members, _ in ends for s in members if s.is_final]
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
         found: State = {}
         for name in ends[0][1] if ends else ():
-            axis = axes.get(name, 0)
             values = [after[name] for _, after in ends]
-            if axis is None or any(v.shape[1:] != values[0].shape[1:] for v in values):
+            if is_shared(name, values[0]) or any(v.shape[1:] != values[0].shape[1:] for v in values):
                 if any(v.shape != values[0].shape or not torch.equal(v, values[0]) for v in values):
                     raise StateError(
                         "LR4008", f"rows end with different values of '{name}', which a batch has in common",
@@ -267,10 +285,10 @@ class _Ragged:
                 found[name] = values[0]
                 continue
             picked = [
-                v.index_select(axis, torch.tensor([i for i, s in enumerate(members) if s.is_final], device=v.device))
+                v.index_select(0, torch.tensor([i for i, s in enumerate(members) if s.is_final], device=v.device))
                 for (members, _), v in zip(ends, values, strict=True)
             ]
-            found[name] = torch.cat(picked, axis).index_select(axis, back.to(picked[0].device))
+            found[name] = torch.cat(picked).index_select(0, back.to(picked[0].device))
         return found
 
 

@@ -18,7 +18,7 @@ from linrec.compiler import Compiled, Engine
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring
-from linrec.ragged import run_ragged
+from linrec.ragged import run_ragged, without_padding
 from linrec.states import BATCH, State, check, check_batch
 
 
@@ -28,6 +28,8 @@ def recurrent_form(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]
     Raises StateError where there is none: a program that looks ahead (LR4003), whose loops do not take each step
     (LR4004), or that could not be captured (LR4005).
     """
+    if not (args or kwargs or engine.programs) and engine.stateful is not None:  # called with states only
+        return RecurrentModule(engine, engine.stateful.program.compiled)
     return RecurrentModule(engine, engine.program_for(args, kwargs))
 
 
@@ -35,9 +37,14 @@ def run_with_state(
     engine: Engine, args: Any, kwargs: Any, state: Any, return_state: bool, lengths: Any, reset_mask: Any
 ) -> Any:
     """`net(x, state=..., return_state=..., lengths=..., reset_mask=...)`: the result, and the state if asked for."""
-    if engine.stateful is None:
-        engine.stateful = RecurrentModule(engine, engine.program_for(args, kwargs))
-    rnn: RecurrentModule = engine.stateful
+    rnn: RecurrentModule | None = engine.stateful
+    if rnn is None or not rnn.takes(args, kwargs):
+        example = (args, kwargs) if lengths is None else without_padding(args, kwargs, lengths)
+        try:
+            engine.stateful = rnn = RecurrentModule(engine, engine.program_for(*example))
+        except StateError:
+            if rnn is None:
+                raise  # else what it says of these inputs is the better reason
     if lengths is None and reset_mask is None:
         result, after = rnn(*args, state=state, **kwargs)
     else:
@@ -92,12 +99,17 @@ class RecurrentModule(nn.Module):
         """The program that runs: its graphs, texts and state."""
         return self._current
 
+    @property
+    def is_current(self) -> bool:
+        """Is that the program of the model as it is now?"""
+        return self._made.get(self._current.key(self._current.kinds)) is self._current
+
     # running ---------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """Any number of steps, at least one, from `state`: (the original's outputs, the next state)."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         lengths = program.lengths(tensors, wide=True)
         if lengths.get("T") == 0:
             raise StateError("LR4002", "a chunk has at least one step, got none", help="skip empty chunks")
@@ -123,7 +135,7 @@ class RecurrentModule(nn.Module):
             found = current.quick(tensors, state)
             if found is not None:
                 return found
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         lengths = program.lengths(tensors, wide=False)
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, lengths, tensors[0].device)
@@ -143,29 +155,27 @@ class RecurrentModule(nn.Module):
             check_batch(args[0])
             return self._current.first_for_batch(args[0])
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         return program.first(tensors, program.lengths(tensors, wide=True))
 
-    def first_state(self, args: Any, kwargs: Any, *, wide: bool, batch: int) -> State:
-        """The state before the first step of a call of `batch` rows; `wide` if its tensors have their time axes."""
+    def wide(self, args: Any, kwargs: Any, *, wide: bool, batch: int) -> list[Tensor]:
+        """The tensors of a call with their time axes; `wide` if they have them. Raises StateError for another batch."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
-        lengths = program.lengths(tensors, wide=wide)
-        if lengths.get(BATCH, batch) != batch:
+        program = self.fit(tensors)
+        rows = program.lengths(tensors, wide=wide).get(BATCH, batch)
+        if rows != batch:
             raise StateError(
-                "LR4002", f"the stream is one of {batch} rows, the input has batch {lengths[BATCH]}",
-                help=f"make a stream for it: linrec.stream(net, {lengths[BATCH]})",
+                "LR4002", f"the stream is one of {batch} rows, the input has batch {rows}",
+                help=f"make a stream for it: linrec.stream(net, {rows})",
             )  # fmt: skip
-        if not wide:
-            tensors = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
-        return program.first(tensors, {**lengths, "T": 1})
+        return [x if wide or a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
 
     def ragged(
         self, args: Any, kwargs: Any, state: State | None, lengths: Any, reset_mask: Any, *, return_state: bool
     ) -> tuple[Any, State | None]:
         """A call with rows of different lengths, or that start afresh: see `linrec.ragged`."""
         tensors = self._tensors(args, kwargs)
-        program = self._fitting(tensors)
+        program = self.fit(tensors)
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, program.lengths(tensors, wide=True), tensors[0].device)
         outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
@@ -202,13 +212,31 @@ class RecurrentModule(nn.Module):
         self._made[program.key(program.kinds)] = program
         return program
 
-    def _fitting(self, tensors: Sequence[Tensor]) -> Recurring:
+    def takes(self, args: Any, kwargs: Any) -> bool:
+        """Was this form made for tensors of such shapes?"""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        try:
+            return len(tensors) == self._current.arity and bool(self._current.lengths(tensors, wide=True))
+        except StateError:
+            return False
+
+    def fit(self, tensors: Sequence[Tensor]) -> Recurring:
         """The program for these element types, and for the model as it is now."""
         kinds = tuple((x.dtype, x.device) for x in tensors)
         key = self._current.key(kinds)
         found = self._made.get(key)
         if found is None:
             args, kwargs = self._current.example_as(kinds)
-            found = self._make(self._engine.program_for(args, kwargs))
+            try:
+                found = self._make(self._engine.program_for(args, kwargs))
+            except StateError as error:
+                if kinds == self._current.kinds:
+                    raise
+                named = ", ".join(f"{n} as {k}" for n, (k, _) in zip(self._current.names, kinds, strict=True))
+                made = ", ".join(str(k) for k, _ in self._current.kinds)
+                raise StateError(
+                    "LR4002", f"there is no form for {named}, this one was made for {made}: {error.message}",
+                    file=error.file, line=error.line, help="cast the input, or the model: rnn.to(dtype)",
+                ) from error  # fmt: skip
         self._current = found
         return found

@@ -90,7 +90,8 @@ class ReducedModule(RecurrentModule):
 
     summary: tuple[Summary, ...] = ()
 
-    def _fitting(self, tensors: Sequence[Tensor]) -> Recurring:
+    def fit(self, tensors: Sequence[Tensor]) -> Recurring:
+        """The program as it was reduced. Raises StateError (LR4001) if the model is another now."""
         if self._current.key(tuple((x.dtype, x.device) for x in tensors)) not in self._made:
             raise StateError(
                 "LR4001", "the model or the element type changed since it was reduced", help="reduce it again: reduce(net.recurrent())"

@@ -18,22 +18,15 @@ from linrec.errors import FAILURES, StateError
 from linrec.interpret import interpret
 from linrec.ir import Graph, Op, Source, Type
 from linrec.program import Recurring
-from linrec.sizes import Size
-from linrec.states import BATCH
+from linrec.sizes import size
+from linrec.states import BATCH, batch_axis
 
 _ROWS, _CHANGED = 5, 1  # so that neither a flip nor a shift leaves the changed row where it is
 _STEPS = 3  # beyond those that are special
 
 
-def batch_axis(type_: object) -> int | None:
-    """The batch axis of a type, None if it has none."""
-    if not isinstance(type_, Type):
-        return None
-    return next((a for a, d in enumerate(type_.shape) if isinstance(d, Size) and BATCH in d.names), None)
-
-
 def require_rows(program: Recurring, row: Sequence[Tensor], sizes: Mapping[str, int]) -> None:
-    """Refuse a program in which a row of the batch depends on others.
+    """Refuse, tried once for each program, one in which a row of the batch depends on others.
 
     Args:
         program: the program.
@@ -42,6 +35,8 @@ def require_rows(program: Recurring, row: Sequence[Tensor], sizes: Mapping[str, 
 
     Raises StateError (LR4008) that names the first op through which rows meet.
     """
+    if program.rows_are_apart:
+        return
     lengths = {**sizes, BATCH: _ROWS, "T": program.warmup + _STEPS}
     plain = [_many(x, program, n) for n, x in enumerate(row)]
     state = program.first(plain, lengths) if not program.warmup else None
@@ -61,6 +56,15 @@ def require_rows(program: Recurring, row: Sequence[Tensor], sizes: Mapping[str, 
                     raise _mixed(f"`{op.kind}` mixes the rows of the batch", op.source)
         if not ran:
             raise _mixed("no experiment shows that the rows of the batch do not depend on each other", None)
+    program.rows_are_apart = True
+
+
+def require_plain(program: Recurring, *others: object) -> None:
+    """Refuse rows that are one axis with others in the state, in arguments or in `others`: StateError (LR4008)."""
+    for type_ in (*program.types, *others, *(leaf.type for leaf in program.leaves)):
+        axis = batch_axis(type_)
+        if axis is not None and isinstance(type_, Type) and type_.shape[axis] != size(BATCH):
+            raise _mixed(f"the rows of the batch are one axis with others: {type_}", None)
 
 
 def _mixed(fact: str, place: Source | None) -> StateError:
@@ -87,8 +91,7 @@ def _replaced(value: Any, axis: int | None, change: Callable[[Tensor], Tensor]) 
     if axis is None or not isinstance(value, Tensor):
         return value
     value = value.clone()
-    size = value.shape[axis] // _ROWS  # a batch folded into an axis with others
-    part = value.narrow(axis, _CHANGED * size, size)
+    part = value.narrow(axis, _CHANGED, 1)
     part.copy_(change(part.clone()))
     return value
 
@@ -125,12 +128,12 @@ def _differ(old: Any, new: Any, type_: object) -> bool:
     axis = batch_axis(type_)
     if axis is None:
         return not _equal(old, new)
-    size = old.shape[axis] // _ROWS
-    after = (_CHANGED + 1) * size
-    rest = old.shape[axis] - after
+    if isinstance(type_, Type) and type_.shape[axis] != size(BATCH):
+        return False  # rows and others in one axis, in an order that what sets them apart again shows
+    after = _CHANGED + 1
     return any(
         not _equal(old.narrow(axis, start, count), new.narrow(axis, start, count))
-        for start, count in ((0, _CHANGED * size), (after, rest))
+        for start, count in ((0, _CHANGED), (after, _ROWS - after))
     )
 
 

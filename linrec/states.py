@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from linrec.dtypes import LONG
+from linrec.emit.batchfirst import SHARED
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
+from linrec.ir import Type
 from linrec.sizes import Size, evaluate
 
 State = dict[str, Tensor]
 BATCH = "B"
+
+
+def batch_axis(type_: object) -> int | None:
+    """The batch axis of a type, None if it has none."""
+    if not isinstance(type_, Type):
+        return None
+    return next((a for a, d in enumerate(type_.shape) if isinstance(d, Size) and BATCH in d.names), None)
 
 
 def check(state: object, leaves: Sequence[Leaf], lengths: Mapping[str, int], device: torch.device) -> None:
@@ -74,8 +83,18 @@ def check_leaf(value: object, leaf: Leaf, lengths: Mapping[str, int], device: to
 def state_index(state: State, rows: Tensor | Sequence[int] | slice) -> State:
     """The state of some rows of the batch, in the order given.
 
-    `rows` is anything that indexes the first axis: a list, a tensor of integers or booleans, a slice. Counters,
-    which have no axis, stay. Leaves are (B, ...), the result (len(rows), ...).
+    `rows` is anything that indexes the first axis: a list, a tensor of integers or booleans, a slice. What rows have in
+    common stays: counters, which have no axis, and what is named `.shared`. Leaves are (B, ...), the result
+    (len(rows), ...).
     """
-    chosen = rows if isinstance(rows, Tensor | slice) else torch.tensor(list(rows), dtype=torch.long)
-    return {name: value[chosen] if value.dim() else value for name, value in state.items()}
+    if isinstance(rows, int):
+        raise StateError("LR4001", f"state_index chooses rows, got the number {rows}", help=f"give a list: [{rows}]")
+    chosen = (
+        rows if isinstance(rows, Tensor | slice) else torch.as_tensor(list(rows) or torch.empty(0, dtype=torch.long))
+    )
+    return {name: value if is_shared(name, value) else value[chosen] for name, value in state.items()}
+
+
+def is_shared(name: str, value: Tensor) -> bool:
+    """Is a tensor of a state one that the rows of the batch have in common?"""
+    return not value.dim() or name.endswith(SHARED)

@@ -1,8 +1,8 @@
 """Canonicalize: one way to write one thing.
 
 `alias`, `contiguous` and `clone` of a value that nothing returns are that value; a tensor of one number, or of another
-tensor's shape, does not read that tensor; the two sides of a linear system have the same number of axes. Costs one walk
-over the graph.
+tensor's shape, does not read that tensor; a write where a mask says is a choice; the two sides of a linear system have
+the same number of axes. Costs one walk over the graph.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Canonicalize(Pass):
         by_name = graph.by_name()
         plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
-        filled = [new for op in filled for new in (_level(op, graph) if context.allows(op.result) else [op])]
+        for wider in (_level, _chosen):
+            filled = [new for op in filled for new in (wider(op, graph) if context.allows(op.result) else [op])]
         if not same and filled == list(graph.ops):
             return graph
         context.remark("passed", graph.name, f"{len(same)} copies dropped")
@@ -124,6 +125,34 @@ def _level(op: Op, graph: Graph) -> list[Op]:
     time = next((o.time for o in graph.ops if o.result == source.name), None)
     wide = Op(name, "reshape", (source, *shape), (), type_, time, (), op.source)
     return [wide, replace(op, args=(Use(name), *op.args[1:]))]
+
+
+def _chosen(op: Op, graph: Graph) -> list[Op]:
+    """h[m] = v is where(m, v, h) if no entry of v belongs to one true place alone: torch has no vmap for the former."""
+    if op.kind != "index_put" or op.args[3:] not in ((), (False,)) or op.attrs or not isinstance(op.args[1], tuple):
+        return [op]
+    types = {i.name: i.type for i in graph.inputs} | {o.result: o.type for o in graph.ops}
+    (*before, mask), value = op.args[1], op.args[2]
+    if any(i is not None for i in before) or not isinstance(mask, Use) or not isinstance(value, Use):
+        return [op]
+    marks, given = types[mask.name], types[value.name]
+    if (
+        not isinstance(marks, Type)
+        or not isinstance(given, Type)
+        or not isinstance(op.type, Type)
+        or marks.dtype != "bool"
+    ):
+        return [op]
+    behind = len(op.type.shape) - len(before) - len(marks.shape)
+    if len(given.shape) > behind:
+        return [op]
+    choice = replace(op, kind="where", args=(mask, value, op.args[0]))
+    if not behind:
+        return [choice]
+    name, type_ = f"{op.result}.mask", Type("bool", marks.shape + (1,) * behind)
+    time = next((o.time for o in graph.ops if o.result == mask.name), None)
+    wide = Op(name, "reshape", (mask, type_.shape), (), type_, time, (), op.source)
+    return [wide, replace(choice, args=(Use(name), *choice.args[1:]))]
 
 
 def _is_idle(op: Op) -> bool:

@@ -65,10 +65,14 @@ class ChooseForm(Pass):
         if not isinstance(system, System) or wanted in ("scan", "associative"):
             return self._varying(graph, recurrence, wanted, context)
         final, sizes = is_final(graph, recurrence), sizes_of(system, context)
+        layout = layout_of(graph, recurrence)
+        width = layout.width if isinstance(layout, Layout) and not final else 0  # of the vector that a scan mixes
         options: dict[str, Any] = {
             "response": response_of(system, recurrence, context.frozen),
             "final": final,
-            "diagonal": system.is_diagonal and not final and isinstance(layout_of(graph, recurrence), Layout),
+            "diagonal": system.is_diagonal and width != 0,
+            "elementwise": system.is_elementwise,
+            "associative": width not in (0, 1) and sizes["n"] <= sizes["q"],
             "dtype": system.dtype,
             "gradients": context.gradients,
             "machine": context.machine,
@@ -148,6 +152,7 @@ class ChooseForm(Pass):
             "ring": SEMIRINGS[recurrence.semiring].is_ring,
             "dtype": first.dtype,
             "gradients": context.gradients,
+            "differentiable": context.differentiable,
             "machine": context.machine,
         }
         return self._cheapest(recurrence, wanted, sizes, lambda at: scan_estimates(at, **options), context)

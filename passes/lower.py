@@ -38,7 +38,7 @@ class Lower(Pass):
             plain = recurrence.semiring == "sum-product"
             rank_one = rank_one_of(graph, recurrence) if plain and recurrence.form in ("chunked", "wy") else None
             if not plain:
-                graph = lower_tropical(graph, recurrence)
+                graph = lower_tropical(graph, recurrence, derivatives=context.differentiable)
             elif isinstance(rank_one, RankOne):
                 graph = lower_matrix(rank_one, recurrence)
             elif recurrence.form in ("scan", "associative"):

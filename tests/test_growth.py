@@ -11,9 +11,9 @@ import torch
 from drawn_shapes import Dense, Modes, decay, gated
 from test_plain import attention, delta
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import linrec
+from linrec.debug.memory import peak
 from linrec.kernels import compiled_matrix
 
 LENGTHS = tuple(1 << k for k in range(11, 17))
@@ -76,19 +76,6 @@ def test_time_a_step_is_flat(name: str) -> None:
 
 
 # memory ----------------------------------------------------------------------------------------------
-
-
-def peak(run: Callable[[], object]) -> int:
-    """The most bytes that tensors made by a call held at one moment, as torch's allocator tells it."""
-    run()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 def test_the_peak_is_what_is_held_at_once() -> None:

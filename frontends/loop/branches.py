@@ -298,9 +298,17 @@ def _fill(
 ) -> dict[int, list[Op]]:
     """The operators of one arm, at every turn that makes the test; those of the arm `before` it stand before."""
     members = _members(flat, branch, arm)
-    run = [members[turn] for turn in branch.entries if branch.holds(turn) == is_taken]
-    if not all(map(_is_safe, zip(*run, strict=False))):
+    run = [turn for turn in branch.entries if branch.holds(turn) == is_taken]
+    if not all(map(_is_safe, zip(*(members[turn] for turn in run), strict=False))):
         return members
+    template = members[run[0]]
+    behind = _behind(flat, branch.entries[run[0]], template)
+    for turn, begin in branch.entries.items():
+        if turn not in run:
+            members[turn] = _stand_ins(flat, begin, template, before.get(turn, []), behind)
+        for op in members[turn]:
+            flat.paths[op.result] = ((branch, is_taken), *flat.paths.get(op.result, ()))
+    return members
     for turn in branch.entries:
         if branch.holds(turn) != is_taken:
             members[turn] = _stand_ins(flat, branch.entries[turn], run[0], before.get(turn, []))
@@ -347,13 +355,22 @@ _SAFE = frozenset("""
 """.split())  # fmt: skip
 
 
-def _stand_ins(flat: Flat, begin: int, template: list[Op], before: list[Op]) -> list[Op]:
-    """Operators like those of the template, after `before`, or else where the line `begin` has run."""
-    if before:
-        place = 1 + max(i for i, op in enumerate(flat.ops) if op in before)
-    else:
-        frames = (flat.frames.get(op.result) for op in flat.ops)
-        place = next((i for i, frame in enumerate(frames) if frame is not None and frame.at > begin), len(flat.ops))
+def _behind(flat: Flat, begin: int, members: list[Op]) -> int:
+    """How many operators the line runs before it comes to an arm."""
+    place = next((i for i, op in enumerate(flat.ops) if members and op is members[0]), 0)
+    return place - min(_place(flat, begin), place)
+
+
+def _place(flat: Flat, begin: int) -> int:
+    """Where the operators of a line begin."""
+    frames = (flat.frames.get(op.result) for op in flat.ops)
+    return next((i for i, frame in enumerate(frames) if frame is not None and frame.at > begin), len(flat.ops))
+
+
+def _stand_ins(flat: Flat, begin: int, template: list[Op], before: list[Op], behind: int) -> list[Op]:
+    """Operators like those of the template, after `before`, or else after as many of the line as there."""
+    last = max((i for i, op in enumerate(flat.ops) if op in before), default=None)
+    place = _place(flat, begin) + behind if last is None else last + 1
     made: list[Op] = []
     for op in template:
         name = f"{op.result}.{len(flat.absent)}"

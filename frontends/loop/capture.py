@@ -124,8 +124,9 @@ def capture(
     guards = tracer.guards(flat)
     seconds = time.perf_counter() - started
     return Capture(
-        graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, 0 if held else least
-    )
+        graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, 0 if held else least,
+        tuple(found or ()), alike,
+    )  # fmt: skip
 
 
 @dataclass

@@ -457,11 +457,14 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         if not (made[op.result].kind == "getitem" and op.result in elements.keys() - roles.keys() - kept)
     ]
     regular = {name for name, role in roles.items() if 2 * held[role] > readers[role]}
-    late = {n for n in regular if made[n].kind == "getitem"}
+    pieces = {name for name in elements if made[name].kind == "getitem"}
+    written = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any
+    late = regular & pieces
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
-        if name in roles and name not in regular and isinstance(op.args[0], Use) and made[name].kind == "getitem":
-            early.setdefault(op.args[0].name, []).append(op)
+        source = op.args[0]
+        if name in roles and name not in regular and isinstance(source, Use) and (name in pieces or source in written):
+            early.setdefault(source.name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
     new: list[Op] = []
 

@@ -178,16 +178,20 @@ class _Reroller(Reads):
         """Products and sums in one order: torch has h*0.5 for 0.5*h, where other steps have a*h."""
         if ops[0].kind not in COMMUTATIVE or any(len(op.args) != 2 or op.attrs for op in ops):
             return ops
-        places = [[self._made(loop, arg) for arg in op.args] for op in ops]
-        held = {
-            m.place for left, right in places if isinstance(right, Made) and not isinstance(left, Made) for m in [right]
-        }
         turned = [not isinstance(op.args[1], Use) for op in ops]
-        if any(
-            was and isinstance(left, Made) and left.place in held for was, (left, _) in zip(turned, places, strict=True)
-        ):
+        left, right = (
+            {self._place(loop, op.args[side]) for op, was in zip(ops, turned, strict=True) if not was}
+            for side in (0, 1)
+        )
+        first = {self._place(loop, op.args[0]) for op, was in zip(ops, turned, strict=True) if was}
+        if (first & right) - left - {None}:
             return [replace(op, args=op.args[::-1]) if was else op for op, was in zip(ops, turned, strict=True)]
         return ops
+
+    def _place(self, loop: int, arg: Arg) -> int | None:
+        """Which op of the body made it."""
+        made = self._made(loop, arg)
+        return made.place if isinstance(made, Made) else None
 
     def _invariant(self, loop: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""

@@ -61,7 +61,8 @@ Cure: compile it for its parallel form, which looks ahead freely, or separate th
     "LR4006": Code(
         "the first state is made from the first inputs",
         """\
-A state before the first step exists without inputs only if it does not come from them.
+A state before the first step exists without inputs only if it does not come from them. The same holds for
+rows of a stream that were reset: their state is there once they have taken a step.
 
     def net(x):
         h = x[:, 0]                                # the state starts as the first input
@@ -89,6 +90,7 @@ Cure: start with state=None, which takes the first input there is, or give the i
         """\
 What is exported or written out as a step must hold for every step, and for every weight. Here the first
 steps are special (a state that begins as None, a loop from 1), or a large tensor is not in the state_dict.
+Where the original does not run on its first step alone, a first chunk of some steps begins a state.
 
     def net(x):
         h = None

@@ -4,6 +4,7 @@ Every such value has a *fact*:
 
     None            it does not depend on time (a parameter, an h0)
     Along(a, o, e)  axis a is time: entry j is known at step j + o, and entries reach to step T - 1 + e
+                    (an axis that is `before` x time x `behind` in one holds time as well: `linrec.emit.folding`)
     Early(s)        it is known from step s on and does not change (x[:, 0], the mean of the first three steps)
     NOW             it is a value of the last step so far (the final state, its readout)
 
@@ -19,18 +20,40 @@ from typing import Literal
 
 from linrec.errors import StateError
 from linrec.ir import Arg, Graph, Op, Source, Type, Use
-from linrec.sizes import Dim, Size, names_of, size
+from linrec.sizes import Dim, Size, size
 
 T = size("T")
 
 
+def product(dims: tuple[Dim, ...]) -> Dim:
+    """The number of entries of a shape."""
+    total: Dim = 1
+    for d in dims:
+        total = d * total
+    return total
+
+
 @dataclass(frozen=True)
 class Along:
-    """Entry j of `axis` is known at step j + offset; the entries reach to step T - 1 + excess."""
+    """Entry j of `axis` is known at step j + offset; the entries reach to step T - 1 + excess.
+
+    `before` and `behind` are the lengths of axes that are one with time.
+    """
 
     axis: int
     offset: int = 0
     excess: int = 0
+    before: tuple[Dim, ...] = ()
+    behind: tuple[Dim, ...] = ()
+
+    @property
+    def is_folded(self) -> bool:
+        """Is time one axis with others?"""
+        return bool(self.before or self.behind)
+
+    def long(self, steps: Dim) -> Dim:
+        """The length of the axis for a number of steps."""
+        return product((*self.before, steps, *self.behind))
 
 
 @dataclass(frozen=True)
@@ -47,12 +70,22 @@ Fact = Along | Early | Now | None
 
 def look_ahead(graph: Graph, op: Op, why: str, code: str = "LR4003") -> StateError:
     """The error for a program without a recurrent form: the line, and why."""
-    source: Source | None = op.source
+    source = _written(graph, op)
     return StateError(
         code, f"{graph.name} has no recurrent form: {why}",
         file=source.file if source else None, line=source.line if source else None,
         help="a step sees one x_t and the state; move what needs the whole sequence out of the model",
     )  # fmt: skip
+
+
+def _written(graph: Graph, op: Op) -> Source | None:
+    """The user's line of an op: what is made of functions of t and T has none, but is read on one."""
+    readers, near = graph.readers(), [op]
+    for reader in near:
+        if reader.source is not None:
+            return reader.source
+        near += [r for r in readers.get(reader.result, []) if r not in near]
+    return None
 
 
 # operators that treat every position along any axis alike, shapes aligned from the last axis
@@ -214,6 +247,16 @@ def _einsum(op: Op, shapes: Shapes) -> int | None:
     return output.index(letter)
 
 
+@rule("pad", "constant_pad_nd")
+def _padded(op: Op, shapes: Shapes) -> int | None:
+    """Other axes than that of time, made longer."""
+    use, widths = shapes.only(op), op.args[1]
+    if use is None or not isinstance(widths, tuple):
+        return None
+    place = 2 * (shapes.rank(use) - 1 - shapes.axes[use.name])
+    return None if any(widths[place : place + 2]) else shapes.axes[use.name]
+
+
 @rule("embedding")
 def _embedding(op: Op, shapes: Shapes) -> int | None:
     return shapes.time(op.args[1]) if shapes.time(op.args[0]) is None else None
@@ -296,30 +339,26 @@ def _moved(op: Op, shapes: Shapes) -> int | None:
     return source - sum(d < source for d in dims) if gone else source
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "expand", "broadcast_to")
-def _viewed(op: Op, shapes: Shapes) -> int | None:
+@rule("expand", "broadcast_to")
+def _expanded(op: Op, shapes: Shapes) -> int | None:
     use = op.args[0]
     if not isinstance(use, Use) or not isinstance(op.type, Type):
         return None
-    source = shapes.axes[use.name]
-    before, after = shapes.types[use.name].shape, op.type.shape
-    if op.kind in ("expand", "broadcast_to"):
-        return source + len(after) - len(before)
-    # time stays an axis of its own: as much lies before it, and it is as long
-    found = [i for i, d in enumerate(after) if d == before[source] and _product(after[:i]) == _product(before[:source])]
-    return found[0] if "T" in names_of(before[source]) and len(found) == 1 else None
+    return shapes.axes[use.name] + len(op.type.shape) - shapes.rank(use)
+
+
+@rule("conv1d", "conv2d", "conv3d", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "group_norm")
+def _images(op: Op, shapes: Shapes) -> int | None:
+    """Each entry of the first axis is an image of its own."""
+    use = shapes.only(op)
+    if use is None or use != op.args[0] or shapes.time(use) != 0:
+        return None
+    return 0 if op.kind == "group_norm" or shapes.rank(use) == int(op.kind[-2]) + 2 else None
 
 
 def _listed(dims: Arg, rank: int) -> list[int]:
     items = dims if isinstance(dims, tuple) else (dims,)
     return [d % rank for d in items if isinstance(d, int) and not isinstance(d, bool)]
-
-
-def _product(dims: tuple[Dim, ...]) -> Dim:
-    total: Dim = 1
-    for d in dims:
-        total = d * total
-    return total
 
 
 # windows over time --------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from linrec.emit.alignment import ELEMENTWISE, LAST_AXES
+from linrec.emit.folding import is_folded
 from linrec.emit.stateful import Stateful
 from linrec.ir import Arg, Graph, Op, Type, Use, map_uses, specialized
-from linrec.sizes import Dim
+from linrec.sizes import Dim, names_of
 
 _NARROW = ELEMENTWISE | frozenset(LAST_AXES) | {"linear", "embedding"}
 
@@ -95,7 +96,7 @@ class _Stepper:
     def outside(self, before: Op, op: Op) -> None:
         """An op outside the loops: narrow where it treats steps one by one, else wide."""
         varying = [u for u in op.uses() if u.name in self.axis]
-        along = [i for i, d in enumerate(_shape(before)) if not isinstance(d, int) and "T" in d.names]
+        along = [i for i, d in enumerate(_shape(before)) if "T" in names_of(d) and not is_folded(d)]
         if op.kind == "getitem" and varying:
             self.axis[op.result] = self.axis[varying[0].name]
             return self.wider(op)

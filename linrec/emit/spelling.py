@@ -53,6 +53,9 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"
     if op.kind == "select_scatter" and (text := _row_written(op, write)) is not None:
         return text
+    if op.kind == "slice_scatter":  # the gradient under vmap overflows for the number that stands for the end
+        args = tuple(None if isinstance(a, int) and a >= 1 << 62 else a for a in op.args)
+        return _called("torch.slice_scatter", args, op, write)
     if op.kind in _METHODS and isinstance(op.args[0], Use):
         return _called(f"{write(op.args[0])}.{op.kind}", op.args[1:], op, write)
     function = _function(op)

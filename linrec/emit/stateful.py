@@ -27,7 +27,7 @@ from linrec.emit.alignment import (
 )
 from linrec.emit.unpeel import unpeel
 from linrec.emit.unscatter import unscatter
-from linrec.emit.walk import Walk, explicit, shape_of
+from linrec.emit.walk import Walk, counted_from, explicit, shape_of
 from linrec.ir import Arg, Atom, Graph, Input, Op, Type, Use, map_uses, uses_in
 from linrec.sizes import Dim, Size, names_of
 
@@ -189,9 +189,12 @@ class _Builder:
         if op.result in self.walk.tables:
             return self.looked_up(op)
         if isinstance(fact, Along) and isinstance(op.type, Type):
-            op = replace(op, type=Type(op.type.dtype, _with(op.type.shape, fact.axis, T)))
+            op = replace(op, type=Type(op.type.dtype, _with(op.type.shape, fact.axis, fact.long(T))))
         if op.kind == "arange" and isinstance(fact, Along):
-            return [replace(op, kind="_to_copy", args=(self.steps,), attrs=_cast(op))]
+            first = counted_from(op)
+            assert first is not None
+            counts = Op(f"{op.result}.steps", "add", (self.steps, first - fact.offset), (), Type("i64", (T,)))
+            return [counts, replace(op, kind="_to_copy", args=(Use(counts.result),), attrs=_cast(op))]
         if op.result in self.walk.back:
             assert isinstance(source, Use)
             return self.read_late(op, source, fact)
@@ -217,7 +220,7 @@ class _Builder:
             and len(arg) == len(op.type.shape)
         ):
             if "T" in (names_of(d) if isinstance(d := arg[fact.axis], Size) else ()):
-                return (*arg[: fact.axis], T, *arg[fact.axis + 1 :])
+                return (*arg[: fact.axis], fact.long(T), *arg[fact.axis + 1 :])
         return arg
 
     def looked_up(self, op: Op) -> list[Op]:

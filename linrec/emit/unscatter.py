@@ -97,13 +97,7 @@ class _Unscatter:
             if copied.kind == "alias" and not copied.init and isinstance(copied.args[0], Use):
                 read = replace(copied.args[0], delay=copied.args[0].delay + read.delay)
             init = self.made[read.name].init
-            if (
-                last is None
-                or last.kind != "last"
-                or last.args[0] != Use(read.name)
-                or read.delay != 1
-                or len(init) != 1
-            ):
+            if last is None or last.kind != "last" or last.args[0] != Use(read.name) or read.delay != 1 or not init:
                 continue
             type_ = self.types[stack.result]
             front = self.made_piece("unsqueeze", (init[0], dim), type_, dim, 1)

@@ -23,6 +23,7 @@ from linrec.emit.alignment import (
     placed,
     reach,
 )
+from linrec.emit.folding import VIEWS, viewed
 from linrec.ir import Arg, Graph, Op, Type, Use, uses_in
 from linrec.sizes import Dim, Size, names_of
 
@@ -126,8 +127,12 @@ class Walk:
             raise look_ahead(graph, graph.ops[-1], "it returns the number of steps T")
         for name in (u.name for u in uses_in(graph.outputs)):
             fact = self.facts.get(name)
-            if isinstance(fact, Along) and (fact.offset < 0 or fact.excess):
-                op = next((op for op in graph.ops if op.result == name), graph.ops[-1])
+            if not isinstance(fact, Along):
+                continue
+            op = next((op for op in graph.ops if op.result == name), graph.ops[-1])
+            if fact.is_folded:
+                raise look_ahead(graph, op, "an output has the number of steps in one axis with others", "LR4004")
+            if fact.offset < 0 or fact.excess:
                 raise look_ahead(graph, op, "an output has more entries than there are steps", "LR4004")
 
     # reads ---------------------------------------------------------------------------------------
@@ -149,7 +154,10 @@ class Walk:
             if fact is None and stride == 1 and isinstance(start, int):
                 self.tables[op.result] = (source, axis, start - begin)
                 return
-            if not isinstance(fact, Along) or fact.axis != axis or stride != 1 or not isinstance(start, int):
+            if (
+                not isinstance(fact, Along) or fact.is_folded or fact.axis != axis or stride != 1
+                or not isinstance(start, int)
+            ):  # fmt: skip
                 raise look_ahead(self.graph, op, f"it reads {_affine(start, stride)} at step t")
             behind = begin - start - fact.offset
             if behind < 0:
@@ -163,7 +171,17 @@ class Walk:
             if fact == NOW:
                 raise look_ahead(self.graph, op, "the last step is fed back to all steps")
             if isinstance(fact, Early) and fact.step > begin:
-                raise look_ahead(self.graph, op, f"step {begin} reads step {fact.step}")
+                raise look_ahead(self.graph, self.taken(use, fact, op), f"step {begin} reads step {fact.step}")
+
+    def taken(self, use: Use, fact: Early, reader: Op) -> Op:
+        """Where a value of an early step was taken from the sequence; its reader if that is not known."""
+        made = {op.result: op for op in self.graph.ops}
+        while (op := made.get(use.name)) is not None:
+            found = next((u for u in op.uses() if self.facts.get(u.name) == fact), None)
+            if found is None:
+                return op if op.source is not None else reader
+            use = found
+        return reader
 
     def leaving(self, op: Op) -> None:
         """A conversion of a signal to a tensor."""
@@ -197,32 +215,34 @@ class Walk:
             return Early(early)
         if op.kind == "getitem":
             return next(iter(along.values()))
-        if len(along) == 1 and isinstance(op.args[0], Use) and op.args[0].name in along:
-            special = self.over_time(op, op.args[0], along[op.args[0].name])
-            if special is not None:
-                return special
-        if op.kind in ("cat", "concat"):
+        source = op.args[0] if len(along) == 1 and isinstance(op.args[0], Use) else None
+        special: Fact = None
+        if source is not None and op.kind in VIEWS:
+            special = viewed(op, self.types[source.name], along[source.name])
+        elif source is not None and source.name in along and not along[source.name].is_folded:
+            special = self.over_time(op, source, along[source.name])
+        if special is None and op.kind in ("cat", "concat"):
             special = self.joined(op, along)
-            if special is not None:
-                return special
+        if special is not None:
+            return special
         axis = placed(op, Shapes({n: f.axis for n, f in along.items()}, self.types))
-        starts = {(f.offset, f.excess) for f in along.values()}
         if axis is None:
             raise look_ahead(self.graph, op, f"`{op.kind}` mixes steps")
+        starts = {replace(f, axis=axis) for f in along.values()}
         if len(starts) != 1:
             raise look_ahead(self.graph, op, f"`{op.kind}` takes values of different steps together")
-        ((offset, excess),) = starts
-        if early > max(offset, 0):
-            raise look_ahead(self.graph, op, f"step {max(offset, 0)} reads step {early}")
-        return Along(axis, offset, excess)
+        (start,) = starts
+        if early > max(start.offset, 0):
+            raise look_ahead(self.graph, op, f"step {max(start.offset, 0)} reads step {early}")
+        return start
 
     def created(self, op: Op) -> Fact:
         """A tensor of some shape: zeros, arange(T)."""
         if not isinstance(op.type, Type):
             return None
         along = [(axis, d) for axis, d in enumerate(op.type.shape) if "T" in names_of(d)]
-        if op.kind == "arange" and along and not (op.args[0] == T or (op.args[0] == 0 and op.args[1:] == (T,))):
-            raise look_ahead(self.graph, op, "it counts otherwise than from 0 to T - 1", "LR4004")
+        if op.kind == "arange" and along and counted_from(op) is None:
+            raise look_ahead(self.graph, op, "it counts otherwise than up by one", "LR4004")
         if not along:
             return None
         lag = _lag(along[0][1])
@@ -265,7 +285,7 @@ class Walk:
             place = 2 * (len(_shape_of(self, source)) - 1 - fact.axis)
             left, right = (*op.args[1], *(0,) * 64)[place : place + 2]
             if not (left or right):
-                return fact
+                return None
             if op.args[2:3] not in ((), ("constant",)) and op.kind == "pad":
                 raise look_ahead(self.graph, op, "it pads time with other steps")
             if not isinstance(left, int) or not isinstance(right, int) or left < 0 or right < 0:
@@ -309,7 +329,12 @@ class Walk:
         assert isinstance(dim, int)
         dim %= len(op.type.shape)
         (name, fact), *others = along.items()
-        if others or fact.axis != dim or len([p for p in parts if isinstance(p, Use) and p.name == name]) != 1:
+        if (
+            others
+            or fact.is_folded
+            or fact.axis != dim
+            or len([p for p in parts if isinstance(p, Use) and p.name == name]) != 1
+        ):
             return None
         before, after, seen = 0, 0, False
         for part in parts:
@@ -333,6 +358,12 @@ class Walk:
             place += many
         self.joins.add(op.result)
         return Along(dim, fact.offset - before, fact.excess + after)
+
+
+def counted_from(op: Op) -> int | None:
+    """The number with which an arange that counts up by one begins."""
+    first = op.args[0] if len(op.args) > 1 else 0
+    return first if isinstance(first, int) and op.args[2:] in ((), (1,)) else None
 
 
 def _lag(dim: Dim) -> int | None:

@@ -7,6 +7,7 @@ torch.func and torch.compile, and is the reference for any faster path beside it
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ _SMALL = 1 << 14  # numbers that are one block, and that operators move as fast
 _HALF = (torch.float16, torch.bfloat16)  # computed in single precision and rounded once
 
 
+@functools.lru_cache(maxsize=1024)
 def smooth(n: int) -> int:
     """The smallest 2^a 3^b 5^c that is at least n: lengths that FFTs are fast at."""
     best = 1 << (n - 1).bit_length()
@@ -96,6 +98,9 @@ def lti_states(a: Tensor, g: Tensor, length: int) -> Tensor:
 def lti_read(states: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """The impulse response of what is read: K[0] = D, K[k] = C states[k-1]; one product, O(T g q n p)."""
     count, groups, n, p = states.shape
+    if p == 1:  # as it lies in memory
+        column = states.squeeze(-1).transpose(0, 1) @ c.to(states.dtype).mT
+        return torch.cat([d.to(states.dtype).unsqueeze(0), column.transpose(0, 1).unsqueeze(-1)])
     rows = states.permute(1, 2, 0, 3).reshape(groups, n, count * p)
     read = (c.to(states.dtype) @ rows).reshape(groups, c.shape[1], count, p).permute(2, 0, 1, 3)
     return torch.cat([d.to(states.dtype).unsqueeze(0), read])
@@ -266,7 +271,7 @@ def _correlated(
         y = rows.transformed(g[row, :, at])
         if sums is not None:
             x = more.transformed(w[row, :, at]).conj()
-            if groups > 1 and q == x.shape[2] == 1:
+            if q == x.shape[2] == 1:
                 sums[at] += (y * x).sum(0).unsqueeze(1)
             else:
                 sums[at] += torch.einsum("bgqf,bgpf->gqpf", y, x)
@@ -304,13 +309,13 @@ def is_tame(w: Tensor, response: Tensor) -> bool:
     if not math.isfinite(head) or not _loudest(response) <= GROWTH * head:
         return False
     loud = layout.loudest(w)
-    if not math.isfinite(_loudest(loud)):
+    blocks = torch.nn.functional.pad(loud, (0, -len(loud) % _BLOCK)).view(-1, _BLOCK).amax(1).tolist()
+    if not all(map(math.isfinite, blocks)):
         return False
-    if w.dtype in (torch.float64, torch.complex128) or len(loud) <= _BLOCK:
+    if w.dtype in (torch.float64, torch.complex128):
         return True
-    blocks = torch.nn.functional.pad(loud, (0, -len(loud) % _BLOCK)).view(-1, _BLOCK).amax(1)
-    quiet = blocks[blocks > 0]
-    return quiet.numel() == 0 or bool(quiet.amax() <= BURST * quiet.amin())
+    heard = [x for x in blocks if x > 0]
+    return not heard or max(heard) <= BURST * min(heard)
 
 
 def _loudest(x: Tensor) -> float:

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from linrec.kernels import compiled, compiled_dense
+from linrec.kernels.diagonal import doubled
+from linrec.kernels.lti import is_concrete, powers
 from linrec.linear.cost import Machine
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a, s, b -> a s + b
 _RATES = Machine()  # the shipped ones: a kernel does the same on every machine
-_LAUNCH, _PRODUCTS, _CACHE = _RATES.launch, _RATES.small, _RATES.cache
+_LAUNCH, _PRODUCTS, _LARGE, _CACHE = _RATES.launch, _RATES.small, _RATES.matmul, _RATES.cache
 _HANDLED = 100  # times as long an operator takes that a trace, a mode or a transform takes up
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
@@ -31,6 +33,8 @@ def scan_diagonal(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, e 
     if b.dtype in (torch.float16, torch.bfloat16):
         return scan_diagonal(a.float(), b.float(), start.float()).to(b.dtype)
     if not compiled.is_safe(b, a, start):
+        if a.shape[0] == 1:
+            return _constant(_widened(a), b, start)
         return scan(a.expand(b.shape[0], *a.shape[1:]), b, start, torch.mul, _multiplied)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
         return _Compiled.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
@@ -59,16 +63,38 @@ class _Compiled(torch.autograd.Function):
         return da.sum_to_size(a.shape), db, (a[0].conj() * db[0]).sum_to_size(start.shape)
 
 
+def _constant(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (1, e or 1s), (T, e), (e) -> (T, e)
+    # a is in double precision: the powers of one coefficient meet every chunk, so that their errors would not average out
+    steps, one = b.shape[0], a[0].to(b.dtype)
+
+    def walk(b: Tensor, start: Tensor) -> Tensor:
+        return _walk(one.expand(len(b), *one.shape), b, start, _multiplied)
+
+    if steps <= _SHORT:
+        return walk(b, start)
+    size = math.isqrt(steps - 1) + 1
+    count = steps // size
+    whole = count * size
+    rows = b[:whole].reshape(count, size, *b.shape[1:])
+    local = walk(rows.transpose(0, 1), torch.zeros_like(rows[:, 0]))  # (size, count, e): chunks side by side
+    powers = doubled(a, a, size, 0)
+    carries = _constant(powers[-1:], local[-1], start)
+    before = torch.cat([start.expand_as(carries[0]).unsqueeze(0), carries[:-1]])
+    states = _multiplied(powers.to(b.dtype), before.unsqueeze(1), local.transpose(0, 1)).reshape(whole, *b.shape[1:])
+    return states if whole == steps else torch.cat([states, walk(b[whole:], states[-1])])
+
+
 def scan_dense(
     a: Tensor, b: Tensor, start: Tensor
 ) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
 
-    O(T e n^2) operations compiled, one walk; O(T n^3) in operators. Half precision is scanned in single precision.
+    O(T e n^2) operations compiled, one walk. In operators O(T n^3), but O(T e n^2) and sqrt(T) n^3 where one A serves
+    all steps. Half precision is scanned in single precision.
     """
     if b.dtype in (torch.float16, torch.bfloat16):
         return scan_dense(a.float(), b.float(), start.float()).to(b.dtype)
-    return _by_columns(a, b, start, _dense)
+    return in_columns(a, b, start, _dense)
 
 
 def _dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, p, n, n), (T, p, n, c), (p, n, c) -> (T, p, n, c)
@@ -76,11 +102,13 @@ def _dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, p, n, n),
         if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
             return _CompiledDense.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
         return compiled_dense.forward(a, b, start)
+    if a.shape[0] == 1:
+        return _constant_dense(_widened(a[0]), b, start)
     n, launch = b.shape[-2], _LAUNCH if compiled.is_eager(a, b, start) else _HANDLED * _LAUNCH
     work = 2 * n * b[0].numel() / _PRODUCTS
     made = 2 * a[0].numel() * n / _PRODUCTS + 8 * a[0].numel() * a.element_size() / _CACHE
     short = shortest(2 * launch + work, made + 2 * work, 2 * launch)
-    return _two_levels(a.expand(b.shape[0], *a.shape[1:]), b, start, _applied, 0.0, short)
+    return _two_levels(a, b, start, _applied, 0.0, short)
 
 
 class _CompiledDense(torch.autograd.Function):
@@ -115,14 +143,57 @@ def _outer(d: Tensor, s: Tensor, a: Tensor) -> Tensor:  # (T, p, n, c), (T, p, n
     return (rows[0] @ rows[1].mH).unsqueeze(0)
 
 
+def _constant_dense(
+    a: Tensor, b: Tensor, start: Tensor
+) -> Tensor:  # (g, n, n), (T, g, n, c), (g, n, c) -> (T, g, n, c)
+    # as for numbers: chunks side by side as columns of one matrix, powers of A in double precision
+    steps, groups, n, count = b.shape
+    one = a.to(b.dtype)
+
+    def walk(b: Tensor, start: Tensor) -> Tensor:
+        return _walk(one.expand(len(b), *one.shape), b, start, lambda a, s, b: torch.baddbmm(b, a, s))
+
+    # T steps of a walk, or sqrt(T) of them and as many products of matrices in double precision
+    step = 2 * _LAUNCH + 2 * groups * n**2 * count / _PRODUCTS
+    product = 4 * _LAUNCH + 4 * groups * n**3 / _LARGE
+    size = math.isqrt(steps - 1) + 1 if steps > max(_SHORT, (1 + product / step) ** 2) else 0
+    power = powers(a, a, size)
+    # inf * 0 is nan: what overflows within a chunk would reach states that it does not touch
+    if size == 0 or (is_concrete(power) and not bool(torch.isfinite(power[-1].detach().to(b.dtype)).all())):
+        return walk(b, start)
+    chunks = steps // size
+    whole = chunks * size
+
+    def aside(x: Tensor) -> Tensor:  # (chunks, ..., n, c) -> (..., n, chunks c)
+        return x.movedim(0, -2).flatten(-2)
+
+    def apart(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (chunks, count)).movedim(-2, 0)  # type: ignore[no-any-return, no-untyped-call]
+
+    rows = aside(b[:whole].reshape(chunks, size, groups, n, count))
+    local = walk(rows, torch.zeros_like(rows[0]))
+    carries = _constant_dense(power[-1], apart(local[-1]), start)
+    before = aside(torch.cat([start.unsqueeze(0), carries[:-1]]))
+    left = power.to(b.dtype).transpose(0, 1).reshape(groups, size * n, n)
+    seen = (left @ before).reshape(groups, size, n, chunks * count).transpose(0, 1)
+    states = apart(local + seen).reshape(whole, groups, n, count)
+    return states if whole == steps else torch.cat([states, walk(b[whole:], states[-1])])
+
+
+def _widened(a: Tensor) -> Tensor:
+    """In double precision; integers as they are, of which scans are exact."""
+    exact = not (a.is_floating_point() or a.is_complex())
+    return a if exact else a.to(torch.promote_types(a.dtype, torch.float64))
+
+
 def scan_matrices(
     a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
 ) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing."""
-    return _by_columns(a, b, start, lambda a, b, start: _two_levels(a, b, start, step, zero, short))
+    return in_columns(a, b, start, lambda a, b, start: _two_levels(a, b, start, step, zero, short))
 
 
-def _by_columns(a: Tensor, b: Tensor, start: Tensor, run: Step) -> Tensor:
+def in_columns(a: Tensor, b: Tensor, start: Tensor, run: Step) -> Tensor:
     """Elements that share a transition as columns of one matrix, so that it is multiplied once for all of them."""
     lead = len(a.shape) - 3
     apart = [i for i in range(lead) if a.shape[1 + i] != 1]

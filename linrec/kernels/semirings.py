@@ -87,9 +87,12 @@ def semiring_bound(kind: str, x: Tensor, bound: Tensor | float) -> Tensor:
 
 def semiring_share(kind: str, x: Tensor, dims: Sequence[int]) -> Tensor:
     """The derivative of a reduction by each of its elements: those that tie share for `amax` and `amin`."""
-    if kind == "logsumexp":
-        return torch.exp(x - torch.logsumexp(x, list(dims), keepdim=True))
     axes = list(dims)
+    if kind == "logsumexp":
+        # as quotients they add to one however large x is; exp(x - logsumexp(x)) loses the digits of that sum
+        most = torch.amax(x.detach(), axes, keepdim=True)
+        each = torch.exp(x - torch.where(torch.isfinite(most), most, 0.0))
+        return each / each.sum(axes, keepdim=True)
     best = torch.amax(x, axes, keepdim=True) if kind == "amax" else torch.amin(x, axes, keepdim=True)
     equal = (x == best).to(x.dtype)
     return equal / equal.sum(axes, keepdim=True)

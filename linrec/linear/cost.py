@@ -27,7 +27,10 @@ LONG = 4096  # a form that does not beat the loop over so many steps beats it at
 CACHED = 1 << 27  # bytes that a form moves through memory which allocators use again
 CLEARLY = 1.5  # so many times as fast the loop must be
 TRAINED = 4.5  # operators that autograd makes of one of a loop, and what keeping its graph takes
+LEARNT = 1.25  # times as many where the coefficients of a step are learnt
 PARALLEL = 2.0  # the same for one of a parallel form: they are few, and their work is as much again
+BACKWARDS = 5  # times as long as a response takes its gradient, beside a form twice as long: many small products
+UNTAMED = 0.2  # how often a response grows too much for FFTs
 ROW = 48  # steps of a row where one channel goes in and one out (linrec/kernels/single.py)
 Response = Literal["kept", "read", "built"]  # between calls; from kept responses of the states; from the coefficients
 
@@ -80,6 +83,10 @@ class Work:
     def plus(self, other: Work) -> Work:
         """One after the other."""
         return Work(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+    def times(self, count: Any) -> Work:
+        """The same so many times."""
+        return Work(*(getattr(self, f) * count for f in self.__dataclass_fields__))
 
 
 class _Sizes:
@@ -164,6 +171,8 @@ def estimates(
     response: Response,
     final: bool,
     diagonal: bool = False,
+    elementwise: bool = False,
+    associative: bool = False,
     dtype: str = "f32",
     gradients: bool = False,
     machine: Machine | None = None,
@@ -171,16 +180,20 @@ def estimates(
     """Every form of a time-invariant recurrence, cheapest first.
 
     `response` says what of the impulse response is computed anew by each call, `final` that the last output alone is
-    read; a `diagonal` one may be scanned as well, each state on its own; `gradients` that a backward pass follows.
+    read; a `diagonal` one may be scanned as well, each state on its own, and one whose states are all read in an
+    `associative` scan, which stores them; the powers of an `elementwise` transition need no products of matrices;
+    `gradients` says that a backward pass follows.
     """
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
     plain = sizes["q"] == sizes["n"]
-    each = 0.0 if sizes["p"] == 1 else 0.4 if sizes["B"] * sizes["p"] * sizes["q"] < ONE_BY_ONE else 3.0
+    # channels of a frequency are multiplied elementwise, by a sum of few products, or by one small matrix product
+    batched = sizes["p"] > 1 and sizes["B"] * sizes["p"] * sizes["q"] >= ONE_BY_ONE
+    each = (1.5, 8) if batched else (0.0, 8 if sizes["p"] == 1 else 16)
     single = sizes["g"] == sizes["p"] == sizes["q"] == 1 and sizes["T"] >= 4 * ROW
-    learnt = 2 if response == "built" else 1  # each step of the loop has a gradient of its coefficients to add up
-    autograd = TRAINED * learnt / PARALLEL if gradients else 1.0
-    formulas = _invariant(response, final, diagonal, plain, each, single, width, machine.compiled, autograd)
+    formulas = _invariant(
+        response, final, diagonal, plain, each, single, width, machine.compiled, gradients, associative, elementwise
+    )
     return _estimates(formulas, sizes, machine, slower)
 
 
@@ -190,16 +203,24 @@ def _invariant(
     final: bool,
     diagonal: bool,
     plain: bool,
-    each: float,
+    each: tuple[float, int],  # operators and operations of a frequency
     single: bool,
     width: int,
     compiled: bool,
-    autograd: float,
+    gradients: bool,
+    associative: bool,
+    elementwise: bool,
 ) -> Formulas:
     double = 2  # responses are built in double precision
+    learnt = gradients and response == "built"
+    # each step of the loop has a gradient of its coefficients to add up
+    autograd = (LEARNT if learnt else 1.0) * TRAINED / PARALLEL if gradients else 1.0
 
     def built(x: _Sizes, steps: Any) -> Work:
         """The impulse response: powers by doubling, or of its coarse and fine halves where states are not read."""
+        if elementwise:
+            numbers = steps * x.g * x.q * x.p
+            return Work(products=double * 2 * numbers * x.n, moved=3 * 8 * numbers, depth=40)
         if plain:
             products = 2 * steps * x.g * x.n**2 * x.p + 2 * x.g * x.n**3 * x.log2(steps)
             moved = 3 * 8 * steps * x.g * x.n * x.p
@@ -212,7 +233,8 @@ def _invariant(
 
     def prepared(x: _Sizes) -> Work:
         if response == "built":
-            return built(x, x.T)
+            once = built(x, x.T)
+            return once.times(BACKWARDS) if gradients and not elementwise else once
         if response == "read":
             return Work(2 * x.T * x.g * x.q * x.n * x.p, moved=width * x.T * x.g * x.p * (x.n + 2 * x.q), depth=8)
         return Work(moved=width * x.g * x.n * (x.n + x.p + x.q))  # compared with what the kept one was made of
@@ -227,17 +249,30 @@ def _invariant(
         if diagonal:
             passes, depth = (4, 25) if compiled else (12, 25 + 12 * x.sqrt(x.T))
             found["scan"] = Work(elementwise=4 * inputs, moved=width * passes * inputs, depth=depth)
+        if associative and compiled:  # one walk over all steps
+            states = x.B * x.T * x.g * x.n
+            found["associative"] = Work(2 * inputs * x.n, small=2 * states * x.n, moved=width * 8 * states, depth=60)
+        elif associative:
+            chunks, states = x.sqrt(x.T), x.B * x.T * x.g * x.n
+            found["associative"] = Work(
+                products=2 * inputs * x.n + double * 3 * chunks * x.g * x.n**3,
+                small=(5 if learnt else 4)
+                * states
+                * x.n,  # a walk of all chunks side by side, and what they begin with
+                moved=width * (20 if learnt else 16) * states,
+                depth=(3 if learnt else 1) * (120 + 5 * chunks),
+            )
         rows = x.B * (x.p + x.q) + (0 if response == "kept" else x.p * x.q)
         own = Work(
             transforms=2.5 * 2 * x.T * x.log2(2 * x.T) * x.g * rows,
-            elementwise=8 * inputs * x.q,
+            elementwise=each[1] * inputs * x.q,
             moved=width * (11 * (inputs + outputs) + 3 * x.T * x.g * x.p * x.q),
-            depth=110 + (each * x.T * x.g if each else 0),  # a small product of complex matrices for each frequency
+            depth=110 + each[0] * x.T * x.g if each[0] else 110,
         )
-        found["convolution"] = prepared(x).plus(own)
+        convolution = prepared(x).plus(own)
         C = x.least(x.T, CHUNK)
         if single:
-            found["chunked"] = Work(2 * inputs * (ROW + 2 * x.n), moved=width * 8 * inputs, depth=130 + 6 * x.log2(x.T))
+            own = Work(2 * inputs * (ROW + 2 * x.n), moved=width * 8 * inputs, depth=190 + 6 * x.log2(x.T))
         else:
             powers = 2 * C * x.g * x.n**2 * (2 * x.p + x.q) + 4 * x.g * x.n**3 * x.log2(C)
             own = Work(
@@ -246,10 +281,12 @@ def _invariant(
                 + 24 * C * x.g * x.n * (2 * x.p + x.q),
                 depth=260 + 3 * x.T / C,
             )
-            # its matrices are made anew by each call, and where they are learnt their gradient is as much again
-            found["chunked"] = own if response == "kept" else own.plus(own)
+        # its matrices are made anew by each call, and where they are learnt their gradient is as much again
+        found["chunked"] = own.times(1 if response == "kept" else 2).plus(Work(depth=300 if learnt else 0))
+        # a response that grows is seen when it is there; then steps go chunk by chunk
+        found["convolution"] = convolution.plus(found["chunked"].times(0 if elementwise else UNTAMED))
         steps = x.most(x.B, 4) * x.T * x.g
-        mixed = 0 if diagonal else 2 * steps * x.n**2
+        mixed = 0 if diagonal or elementwise else 2 * steps * x.n**2
         found["sequential"] = Work(
             products=2 * inputs * x.n + (0 if plain else 2 * outputs * x.n),
             small=mixed,
@@ -271,25 +308,29 @@ def scan_estimates(
     ring: bool = True,
     dtype: str = "f32",
     gradients: bool = False,
+    differentiable: bool = True,
     machine: Machine | None = None,
 ) -> list[Estimate]:
-    """The scan of a time-varying recurrence, associative where states mix, and its loop; cheapest first."""
+    """The scan of a time-varying recurrence, associative where states mix, and its loop; cheapest first.
+
+    Without a ring one that is `differentiable` runs the recurrence of its derivatives in the forward pass already.
+    """
     machine = machine or Machine()
     width, slower = arithmetic(dtype)
     # without a ring the forward pass has computed the gradient's recurrence already; else all forms grow alike
     autograd = TRAINED / PARALLEL if gradients and not ring else 1.0
-    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled, autograd)
+    formulas = _varying(sizes["n"] > 1, ring, width, machine.compiled, autograd, differentiable)
     return _estimates(formulas, sizes, machine, slower)
 
 
 @functools.cache
-def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: float) -> Formulas:
+def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: float, differentiable: bool) -> Formulas:
     def formulas(x: _Sizes) -> dict[str, Work]:
         chunks = x.sqrt(x.T)  # of as many steps: what waits for another is 2 sqrt(T) steps
         states = x.T * x.E * x.n
         if not mixes:
             fast = compiled and ring
-            passes, depth = (4, 25) if fast else (12, 25 + 2 * (6 if ring else 12) * chunks)
+            passes, depth = (4, 25) if fast else (12, 25 + 2 * (12 if differentiable and not ring else 6) * chunks)
             form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
         elif compiled and ring:
             # one walk, which reads transitions where they lie; those made of fewer coefficients are written first
@@ -303,7 +344,15 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: floa
             read = 2 * x.T * x.E * x.n**2
             # elements that share a transition are columns of one matrix
             own = Work(small=2 * cube + 2 * read, moved=width * (10 * square + 12 * states), depth=40 + 12 * chunks)
-            if not ring:  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
+            if not ring and not differentiable:
+                own = Work(
+                    elementwise=20 * cube + 20 * read,
+                    moved=width * (10 * square + 12 * states),
+                    depth=100 + 40 * chunks,
+                )
+            elif (
+                not ring
+            ):  # products are elementwise; the gradient is a second, ordinary scan of transitions of its own
                 others = x.T * x.E * x.n**2
                 own = own.plus(Work(
                     small=2 * others * x.n, elementwise=8 * cube + 8 * read, moved=60 * width * others,

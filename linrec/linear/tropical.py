@@ -22,10 +22,15 @@ from linrec.linear.semirings import LOG, SEMIRINGS
 from linrec.linear.varying import Layout, Lowering, layout_of, lower_varying
 
 
-def lower_tropical(graph: Graph, recurrence: Recurrence) -> Graph:
-    """Replace a recurrence over (max, +), (min, +) or (logsumexp, +) by a scan and the recurrence of its gradient."""
+def lower_tropical(graph: Graph, recurrence: Recurrence, *, derivatives: bool = True) -> Graph:
+    """Replace a recurrence over (max, +), (min, +) or (logsumexp, +) by a scan and the recurrence of its gradient.
+
+    By the scan alone where nobody takes `derivatives`.
+    """
     layout = layout_of(graph, recurrence)
     assert isinstance(layout, Layout)
+    if not derivatives:
+        return lower_varying(graph, recurrence)
     found, ops = Lowering(graph, recurrence, layout).signals()
     base = {state: f"{state}.value" for state in recurrence.states}
     ops = [*ops, *(replace(op, result=base[state]) for state, op in found.items())]

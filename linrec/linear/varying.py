@@ -128,8 +128,8 @@ class Lowering:
     def signals(self) -> tuple[dict[str, Op], list[Op]]:
         """Each state as a signal of all its steps, and the ops that make them."""
         write = self.write
-        steps = (self.time.trip,)
-        a = over_time(write, self.time, self._transition(), is_broadcast=self.diagonal or write.semiring.is_ring)
+        steps, ring = (self.time.trip,), write.semiring.is_ring
+        a = over_time(write, self.time, self._transition(), is_broadcast=self.diagonal or ring)
         b = over_time(write, self.time, self._offset())
         s = self._initial()
         shape = (*steps, *self.shape, *self.n)

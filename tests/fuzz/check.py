@@ -89,12 +89,17 @@ class Outcome:
 
 def judge(program: Generated, folder: Path, *, lengths: Sequence[tuple[int, int]] = LENGTHS) -> Judgement:
     """Compile a program, call it at several lengths, and say what is wrong with it."""
+    rung: list[int] = []
     try:
-        with _limited(SECONDS), warnings.catch_warnings():
+        with _limited(SECONDS, rung), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _judge(program, folder, lengths)
     except OutOfTime:
         return Judgement("timeout", f"more than {SECONDS} s")
+    except RuntimeError:
+        if not rung:
+            raise
+        return Judgement("timeout", f"more than {SECONDS} s")  # torch's C++ has made an error of its own of it
 
 
 def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]]) -> Judgement:
@@ -305,8 +310,9 @@ class _Heard(logging.Handler):
 
 
 @contextmanager
-def _limited(seconds: int) -> Iterator[None]:
+def _limited(seconds: int, rung: list[int]) -> Iterator[None]:
     def ring(signum: int, frame: Any) -> None:
+        rung.append(signum)
         raise OutOfTime
 
     before = signal.signal(signal.SIGPROF, ring)

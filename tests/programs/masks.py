@@ -81,6 +81,21 @@ def boolean_index_assignment(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
 
 
 @program(X, D, mask("B", "T"), normal(3), expect=ltv("diagonal", "scalar"))
+def boolean_index_assignment_of_outputs_too(x: Tensor, a: Tensor, start: Tensor, h0: Tensor) -> Tensor:
+    """A vector for each row that the mask names, and a number for each entry of a full mask."""
+    h, ys = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        h = h.clone()
+        h[start[:, t]] = h0
+        h = a * h + x[:, t]
+        y = h.clone()
+        y[x[:, t] > 0.5] = -1.0
+        y[start[:, t]] = 2.0
+        ys.append(y)
+    return torch.stack(ys, 1)
+
+
+@program(X, D, mask("B", "T"), normal(3), expect=ltv("diagonal", "scalar"))
 def reset_to_a_learned_state(x: Tensor, a: Tensor, start: Tensor, h0: Tensor) -> Tensor:
     h, ys = h0.expand(x.shape[0], 3), []
     for t in range(x.shape[1]):
