@@ -243,6 +243,21 @@ def given(name: str, b: int, steps: int, n: int) -> tuple[Any, Sequence[Tensor]]
     }[name]
 
 
+def test_transitions_that_are_an_input_as_it_is() -> None:
+    """The matrix of a product without a batch is the transition itself."""
+
+    def program(a: Tensor, x: Tensor) -> Tensor:
+        h, out = torch.zeros_like(x[0]), []
+        for t in range(len(x)):
+            h = a @ h + x[t]
+            out.append(h)
+        return torch.stack(out)
+
+    net, inputs = linrec.compile(program, forms="associative"), (0.3 * torch.randn(5, 5), torch.randn(40, 5))
+    torch.testing.assert_close(net(*inputs), program(*inputs), rtol=1e-4, atol=1e-5)
+    assert [r.form for r in linrec.report(net).recurrences] == ["associative"]
+
+
 class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is dispatched."""
 

@@ -154,8 +154,10 @@ class Lowering:
                 assert isinstance(cells[0], Use)
                 return self.write.make("reshape", (cells[0], lead), lead)
             height = self._width(row.use)
-            # one cell is the whole line: a copy of all transitions takes longer than the scan
-            line = self.write.make("cat", (tuple(cells), -1), (*lead, height, *self.n)) if len(cells) > 1 else cells[0]
+            shape = (*lead, height, *self.n)
+            # a single cell is the line as it lies: a copy of all transitions takes longer than the scan
+            whole = self.write.make("reshape", (cells[0], shape), shape) if len(cells) == 1 else None
+            line = whole or self.write.make("cat", (tuple(cells), -1), shape)
             lines.append(line)
         if len(lines) == 1 and isinstance(lines[0], Use):
             return lines[0]
