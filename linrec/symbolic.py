@@ -30,6 +30,7 @@ from linrec.reports import Report
 
 z = sympy.Symbol("z")
 RESPONSES = 4  # closed forms printed for one recurrence
+_EXPANDED = 200  # operations in an equation that is solved for one
 _MATRICES = frozenset({"matmul", "mm", "bmm", "linear", "addmm", "mv", "einsum"})
 # operators that give the same numbers another shape or type
 _SAME = frozenset(
@@ -81,7 +82,7 @@ def _symbolic(compiled: Compiled, recurrence: str) -> Symbolic:
         )
     writer = _Writer(graph, states, any(known[m].kind in _MATRICES for m in found[recurrence].members if m in known))
     equations = tuple(sympy.Eq(writer.sequence(s)(n), writer.step(known[s]), evaluate=False) for s in states)
-    if len(equations) != 1 or found[recurrence].kind != "lti":
+    if len(equations) != 1 or found[recurrence].kind != "lti" or equations[0].rhs.count_ops() > _EXPANDED:
         return Symbolic(equations, {}, {})
     return Symbolic(equations, *_closed(equations[0], writer.sequence(states[0])))
 
@@ -167,6 +168,7 @@ def _matrices(graph: Graph, recurrence: str, compiled: Compiled) -> list[Any] | 
 class _Writer:
     def __init__(self, graph: Graph, states: tuple[str, ...], matrices: bool) -> None:
         self.graph, self.by_name, self.states, self.commutes = graph, graph.by_name(), states, not matrices
+        self.known: dict[str, Any] = {}
 
     def sequence(self, name: str) -> Any:
         return sympy.Function(name) if self.commutes else sympy.Function(name, commutative=False)
@@ -188,7 +190,9 @@ class _Writer:
             return self.read(op.args[0]) if op.kind in _SAME else self.symbol(arg.name)
         if arg.name in self.states or arg.delay:
             return self.sequence(arg.name)(n - arg.delay)
-        return self.step(op)
+        if arg.name not in self.known:
+            self.known[arg.name] = self.step(op)
+        return self.known[arg.name]
 
     def step(self, op: Op) -> Any:
         """What an op computes at step n."""

@@ -18,9 +18,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import CodeType
 
+from linrec.errors import CaptureError
 from linrec.frontends.loop.coefficients import Coefficient, condition
 from linrec.frontends.loop.counters import definition
 from linrec.frontends.loop.flatten import Flat
+from linrec.frontends.loop.repeats import Repeat
 from linrec.frontends.loop.trace import Frame, Line, Trace
 from linrec.ir import Op, Use
 
@@ -139,30 +141,73 @@ def shortest(found: Sequence[Sequence[Branch]], lengths: Sequence[int]) -> int:
     """From which length on every arm runs, so that what it reads has a gradient; of traces of these lengths."""
     least = 0
     for several in zip(*found, strict=False):
-        first = set()
-        for branch, length in zip(several, lengths, strict=True):
-            run = [branch.holds(turn) for turn in sorted(branch.entries)]
-            if len(set(run)) == 2:
-                both = max(run.index(True), run.index(False))
-                first.add(sorted(branch.entries)[both] + 1 + length - len(branch.turns.starts))
-        if len(first) == 1:  # or else it is one of the last steps, wherever these are
-            least = max(least, first.pop())
+        branch, length = several[0], lengths[0]
+        turns = sorted(branch.entries, reverse=depends_on_length(several))
+        run = [branch.holds(turn) for turn in turns]
+        if len(set(run)) == 2:
+            both = max(run.index(True), run.index(False))
+            least = max(
+                least,
+                abs(turns[both] - turns[0]) + 1 + turns[0] * (turns[0] < turns[-1]) + length - len(branch.turns.starts),
+            )
     return least
 
 
-def length_for(found: Sequence[Branch]) -> int | None:
-    """How long traces must be to see all that these branches can do; None if that is too long."""
-    start, period = 0, 1
-    for branch in found:
-        pattern = [branch.holds(turn) for turn in range(_HORIZON)]
-        tail = pattern[_HORIZON // 2 :]
-        own = next((p for p in range(1, _LONGEST_PERIOD + 1) if tail[p:] == tail[:-p]), None)
-        if own is None:
+def depends_on_length(several: Sequence[Branch]) -> bool:
+    """Does a test, which traces of several lengths have, come out otherwise at the same turn?"""
+    return len({tuple(map(branch.holds, range(_HORIZON))) for branch in several}) > 1
+
+
+def check_ends(flat: Flat, repeats: Sequence[Repeat]) -> list[Branch]:
+    """The branches that steps before the loop that was found have gone through.
+
+    Raises CaptureError where a step after it goes a way that depends on where the loop ends.
+    """
+    before: list[Branch] = []
+    inside = [
+        flat.frames[op.result].at for r in repeats for op in flat.ops[r.start : r.stop] if op.result in flat.frames
+    ]
+    for branch in flat.branches:
+        covered = [turn for at in inside if (turn := branch.turns.at(at)) is not None]
+        first, last = min(covered, default=0), max(covered, default=-1)
+        if min(branch.entries) < first:
+            before.append(branch)
+        settled = _settled(list(map(branch.holds, range(_HORIZON))))
+        if max(branch.entries) > last and (settled is None or settled[1] > 1 or last < 0):
+            raise CaptureError(
+                "LR0405", "the last step is not like the others, and what it does depends on a counter",
+                help="let every step do the same: put special last steps outside the loop",
+            )  # fmt: skip
+    return before
+
+
+def length_for(found: Sequence[Branch], longer: Sequence[Branch]) -> int | None:
+    """How long traces must be to see all that these branches can do; None if that is too long.
+
+    `longer` are the same in a longer trace: what depends on its length is looked at from the end as well.
+    """
+    start, end, period = 0, 0, 1
+    for branch, other in zip(found, longer, strict=True):
+        steps = range(_HORIZON)
+        early = _settled([branch.holds(step) for step in steps])
+        last = len(branch.turns.starts) - 1
+        is_from_end = [branch.holds(step) for step in steps] != [other.holds(step) for step in steps]
+        late = _settled([branch.holds(last - step) for step in steps]) if is_from_end else (0, 1)
+        if early is None or late is None:
             return None
-        late = next((i for i in reversed(range(_HORIZON - own)) if pattern[i] != pattern[i + own]), -1)
-        start, period = max(start, late + 1), math.lcm(period, own)
-    length = start + 2 * period + _BEYOND
+        start, end, period = max(start, early[0]), max(end, late[0]), math.lcm(period, early[1], late[1])
+    length = start + end + 2 * period + _BEYOND
     return length if length <= _LONGEST_TRACE else None
+
+
+def _settled(pattern: list[bool]) -> tuple[int, int] | None:
+    """From which step on a pattern repeats itself, and its period; None if that is too long."""
+    tail = pattern[len(pattern) // 2 :]
+    period = next((p for p in range(1, _LONGEST_PERIOD + 1) if tail[p:] == tail[:-p]), None)
+    if period is None:
+        return None
+    steps = range(len(pattern) - period)
+    return next((i + 1 for i in reversed(steps) if pattern[i] != pattern[i + period]), 0), period
 
 
 # the user's source -------------------------------------------------------------------------------
@@ -299,10 +344,12 @@ def _fill(
     """The operators of one arm, at every turn that makes the test; those of the arm `before` it stand before."""
     members = _members(flat, branch, arm)
     run = [turn for turn in branch.entries if branch.holds(turn) == is_taken]
-    if not all(map(_is_safe, zip(*(members[turn] for turn in run), strict=False))):
+    whole = [members[turn] for turn in run if len(members[turn]) == len(members[run[len(run) // 2]])]
+    if not all(map(_is_safe, zip(*whole, strict=True))):
         return members
-    template = members[run[0]]
-    behind = _behind(flat, branch.entries[run[0]], template)
+    middle = run[len(run) // 2]  # the first may compute with numbers where others have states
+    template = members[middle]
+    behind = _behind(flat, branch.entries[middle], template)
     for turn, begin in branch.entries.items():
         if turn not in run:
             members[turn] = _stand_ins(flat, begin, template, before.get(turn, []), behind)

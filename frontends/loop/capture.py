@@ -19,7 +19,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
-from linrec.frontends.loop.branches import branches, growing_loops, has_branches, join, length_for, shortest
+from linrec.frontends.loop.branches import (
+    branches,
+    check_ends,
+    depends_on_length,
+    growing_loops,
+    has_branches,
+    join,
+    length_for,
+    shortest,
+)
 from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
@@ -291,8 +300,9 @@ class _Tracer:
             return
         tracer = replace(self, by_line=tuple(known.watch.codes), tried={})
         short = [trace for n in self.steps[:2] if (trace := tracer.attempt(self.resized(axes, n))) is not None]
-        found = branches(short[0], growing_loops(short)) if len(short) == 2 else []
-        steps = length_for(found) if found else None
+        loops = growing_loops(short) if len(short) == 2 else set()
+        found = [branches(trace, loops) for trace in short]
+        steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
         if steps is not None:
             tracer.steps = tuple(steps + n - STEPS[0] for n in STEPS)
             yield tracer
@@ -377,6 +387,7 @@ class _Tracer:
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """Traces at these lengths, re-rolled and merged. Raises CaptureError where they are not one program."""
         traces: list[Trace] = []
+        self.shortest = 0
         lengths: list[dict[str, int]] = []
         counts: list[dict[object, int]] = []
         limit = ATTEMPT_OPERATORS
@@ -404,10 +415,20 @@ class _Tracer:
             for flat, several in zip(flats, found, strict=True):
                 join(flat, several)
             self.shortest = shortest(found, lengths_of_time)
+        loops_found = over_time(flats, counts)
+        before = [check_ends(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)]
+        if any(map(depends_on_length, zip(*before, strict=False))):
+            self.shortest = lengths_of_time[0]  # in shorter calls the steps that are set apart may go another way
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
-            for flat, repeats in zip(flats, over_time(flats, counts), strict=True)
+            for flat, repeats in zip(flats, loops_found, strict=True)
         ]
+        if any(
+            not a.is_as(b)
+            for several in zip(*(flat.timed for flat in flats), strict=True)
+            for (_, a), (_, b) in itertools.pairwise(several)
+        ):
+            self.shortest = max(self.shortest, lengths_of_time[0])
         places = set().union(*(flat.read for flat in flats))
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
 

@@ -67,6 +67,10 @@ class Coefficient:
             return None
         return result if isinstance(result, bool | int | float) else None
 
+    def is_as(self, other: Coefficient) -> bool:
+        """Has it the same number at every step?"""
+        return self.counters == other.counters and self.numbers == other.numbers
+
     def later(self, steps: int) -> Coefficient:
         """The same, counted from that many steps on."""
         moved = {name: Counter(c.start + c.step * steps, c.step) for name, c in self.counters.items()}

@@ -101,7 +101,9 @@ class _Scope:
     def _names(self, node: ast.AST) -> Iterator[ast.expr]:
         for child in ast.walk(node):
             if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load):
-                if child.id in self.stepping or child.id in self.sizing:
+                # a name may hold a tensor here and count elsewhere
+                held = self.watch.numbers.get((self.code, child.lineno), self.stepping | self.sizing)
+                if child.id in self.stepping | self.sizing and child.id in held:
                     yield child
             elif isinstance(child, ast.Attribute) and child.attr == "shape":
                 yield child

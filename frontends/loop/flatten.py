@@ -25,6 +25,7 @@ from linrec.ir import Arg, Atom, Input, Op, Source, Type, Use, uses_in
 
 if TYPE_CHECKING:
     from linrec.frontends.loop.branches import Branch, Path
+    from linrec.frontends.loop.coefficients import Coefficient
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -55,6 +56,7 @@ class Flat:
     captured: dict[str, Any] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
     mutated: dict[str, str] = field(default_factory=dict)  # input name -> value it was left with
+    timed: list[tuple[object, Coefficient]] = field(default_factory=list)  # which op has a function of time
     branches: list[Branch] = field(default_factory=list)  # whose both arms are in every step
     paths: dict[str, Path] = field(default_factory=dict)  # by which branches an op is reached
     absent: set[str] = field(default_factory=set)  # ops that did not run: only their kind and place have a meaning
@@ -462,9 +464,9 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     late = regular & pieces
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
-        source = op.args[0]
-        if name in roles and name not in regular and isinstance(source, Use) and (name in pieces or source in written):
-            early.setdefault(source.name, []).append(op)
+        whole = op.args[0]
+        if name in roles and name not in regular and isinstance(whole, Use) and (name in pieces or whole in written):
+            early.setdefault(whole.name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
     new: list[Op] = []
 

@@ -156,6 +156,7 @@ class Reads(Rolling):
         if found is None:
             return None
         flat.read |= found.places
+        flat.timed.append(((op.kind, op.source), found))
         table, dtype, backward = coefficients.Table(found, repeat.count, self._written).write()
         at = (repeat.count - 1, -1) if backward else (0, 1)
         return self._new("signal", (table, 0, *at), Type(dtype, ()), f"t{loop}")

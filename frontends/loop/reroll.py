@@ -51,6 +51,11 @@ class _Reroller(Reads):
             done = repeat.stop
         for op in self.flat.ops[done:]:
             self._outside(op)
+        timed = {place for place, _ in self.flat.timed}
+        first = min((r.start for r in self.repeats), default=0)
+        for op in self.flat.ops[first:]:
+            if op.result not in self.where and (op.kind, op.source) in timed and op.source is not None:
+                raise self._differs(op, "has a number that depends on t, in a step that is not like the others")
         outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
         ops = tuple(
             replace(op, init=tuple(0 if i is None else i for i in self.inits.get(op.result, ()))) for op in self.ops

@@ -63,6 +63,7 @@ class Watch:
     values: dict[tuple[CodeType, str], list[Scalar]] = field(default_factory=dict)
     objects: dict[tuple[CodeType, str], Any] = field(default_factory=dict)
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
+    numbers: dict[tuple[CodeType, int], set[str]] = field(default_factory=dict)  # names of numbers, by line
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,8 @@ class _Recorder(TorchFunctionMode):
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
                 self.watch.codes.setdefault(code, frame.f_globals)
+                held = self.watch.numbers.setdefault((code, frame.f_lineno), set())
+                held |= {k for k, v in frame.f_locals.items() if not isinstance(v, Tensor)}
                 if self._frame is None:
                     self._frame = Frame(code, _numbers_of(frame), len(self.lines))
                 for name, value in frame.f_locals.items():

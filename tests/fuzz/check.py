@@ -123,24 +123,26 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
                 found = difference(got, want, f"T={call[0]}, B={call[1]}")
                 if found:
                     return found
+                if call == FIRST:  # a single step holds no recurrence
+                    report = linrec.report(made)
             gradients = wanted[0].is_differentiable
             operators = (0, 0) if program.nonlinear else _counted(made, program, gradients)
     except (*RAISED, linrec.LinrecError) as error:  # the original ran on the same arguments: nothing may be raised
         return Judgement("exception", f"{type(error).__name__}: {error} ({_place(error)})")
-    report = linrec.report(made)
+    captures = linrec.report(made).captures
     codes = tuple(sorted({r.code for r in report.recurrences if r.code} | ({report.code} if report.code else set())))
     told = "; ".join(f"{r.kind} {r.semiring} {r.structure} {r.form} {r.code} {r.reason}" for r in report.recurrences)
     told = told or f"{report.code} {report.reason}"
     linear = [r for r in report.recurrences if r.kind in ("lti", "ltv")]
     if program.nonlinear and (len(linear) > program.linear or (linear and len(linear) == len(report.recurrences))):
-        return Judgement("wrong linear", told, codes, report.captures, operators)
+        return Judgement("wrong linear", told, codes, captures, operators)
     if heard.failures:
-        return Judgement("swallowed", heard.failures[0], codes, report.captures, operators)
+        return Judgement("swallowed", heard.failures[0], codes, captures, operators)
     for r in report.recurrences:
         if r.form == "sequential" and not (r.code and r.reason):
-            return Judgement("no code", told, codes, report.captures, operators)
+            return Judgement("no code", told, codes, captures, operators)
     if not report.recurrences and not report.code and program.nonlinear:
-        return Judgement("no code", "neither a recurrence nor a code is reported", codes, report.captures, operators)
+        return Judgement("no code", "neither a recurrence nor a code is reported", codes, captures, operators)
     short, long = operators
     if not program.nonlinear and (long >= 4 * short or long - short >= LONG - SHORT):
         refused = [f"{r.code} {r.reason}" for r in report.recurrences if r.form == "sequential"]
@@ -148,10 +150,10 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
             "not parallel",
             (refused or [f"{report.code} {report.reason}"])[0] + f"\n{told}",
             codes,
-            report.captures,
+            captures,
             operators,
         )
-    return Judgement(SAME, told, codes, report.captures, operators)
+    return Judgement(SAME, told, codes, captures, operators)
 
 
 # ---- running -----------------------------------------------------------------------------------------
