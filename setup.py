@@ -24,7 +24,7 @@ FLAGS = [
 KERNELS = Extension(
     "linrec.native._kernels",
     sources=["linrec/native/linrec.c"],
-    depends=[f"linrec/native/{name}.h" for name in ("types", "wide", "scan", "matrix", "layout")],
+    depends=[f"linrec/native/{name}.h" for name in ("types", "wide", "scan", "matrix", "dense", "layout")],
     optional=True,
 )
 

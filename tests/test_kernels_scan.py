@@ -41,7 +41,9 @@ def parts(steps: int, sizes: tuple[int, ...], dtype: torch.dtype, decay: str = "
     return [x.to(dtype).requires_grad_() for x in (a, b, torch.randn(sizes, generator=generator))]
 
 
-def check(found: Callable[..., Tensor], inputs: list[Tensor], tolerance: float) -> None:
+def check(
+    found: Callable[..., Tensor], inputs: list[Tensor], tolerance: float, loop: Callable[..., Tensor] = loop
+) -> None:
     """Values and gradients of `found` are those of the loop in double precision."""
     wide = [x.detach().to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_() for x in inputs]
     want, have = loop(*wide), found(*inputs)
@@ -123,102 +125,107 @@ def test_half_precision_keeps_single_precision_states(path: str) -> None:
 
 
 class TestTransforms:
-    """Compiled kernels step aside for what they do not know of."""
+    """Compiled kernels step aside for what they do not know of; other scans derive from this one."""
+
+    run = staticmethod(scan.scan_diagonal)
+    loop = staticmethod(loop)
 
     def inputs(self) -> list[Tensor]:
         return parts(9, (2, 3), torch.float64)
 
     def test_second_order(self) -> None:
         a, b, start = (x.detach()[:5].requires_grad_() if x.dim() == 3 else x for x in self.inputs())
-        torch.autograd.gradcheck(scan.scan_diagonal, (a, b, start))
-        torch.autograd.gradgradcheck(scan.scan_diagonal, (a, b, start))
+        torch.autograd.gradcheck(self.run, (a, b, start))
+        torch.autograd.gradgradcheck(self.run, (a, b, start))
         one = torch.rand(1, 1, 3, dtype=torch.float64, requires_grad=True)
-        torch.autograd.gradgradcheck(scan.scan_diagonal, (one, b, start))
+        torch.autograd.gradgradcheck(self.run, (one, b, start))
 
     def test_forward_mode_and_func(self) -> None:
         inputs = tuple(x.detach() for x in self.inputs())
         tangents = tuple(torch.randn_like(x) for x in inputs)
         for one, other in zip(
-            torch.func.jvp(scan.scan_diagonal, inputs, tangents), torch.func.jvp(loop, inputs, tangents), strict=True
+            torch.func.jvp(self.run, inputs, tangents), torch.func.jvp(self.loop, inputs, tangents), strict=True
         ):
             near(one, other, 1e-13)
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(inputs[0], tangents[0])  # type: ignore[no-untyped-call]
-            tangent = torch.autograd.forward_ad.unpack_dual(scan.scan_diagonal(dual, *inputs[1:])).tangent  # type: ignore[no-untyped-call]
-        near(tangent, torch.func.jvp(lambda a: loop(a, *inputs[1:]), inputs[:1], tangents[:1])[1], 1e-13)
+            tangent = torch.autograd.forward_ad.unpack_dual(self.run(dual, *inputs[1:])).tangent  # type: ignore[no-untyped-call]
+        near(tangent, torch.func.jvp(lambda a: self.loop(a, *inputs[1:]), inputs[:1], tangents[:1])[1], 1e-13)
 
         def total(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return lambda *x: f(*x).square().sum()
 
         for one, other in zip(
-            torch.func.grad(total(scan.scan_diagonal), (0, 1, 2))(*inputs),
-            torch.func.grad(total(loop), (0, 1, 2))(*inputs),
+            torch.func.grad(total(self.run), (0, 1, 2))(*inputs),
+            torch.func.grad(total(self.loop), (0, 1, 2))(*inputs),
             strict=True,
         ):
             near(one, other, 1e-13)
         for i in range(3):
             near(
-                torch.func.hessian(total(scan.scan_diagonal), i)(*inputs),
-                torch.func.hessian(total(loop), i)(*inputs),
+                torch.func.hessian(total(self.run), i)(*inputs),
+                torch.func.hessian(total(self.loop), i)(*inputs),
                 1e-12,
             )
 
     def test_vmap(self) -> None:
         inputs = [torch.stack([x.detach()] * 4) * torch.arange(1, 5).view(-1, *[1] * x.dim()) for x in self.inputs()]
-        near(torch.func.vmap(scan.scan_diagonal)(*inputs), torch.func.vmap(loop)(*inputs), 1e-13)
+        near(torch.func.vmap(self.run)(*inputs), torch.func.vmap(self.loop)(*inputs), 1e-13)
         a, b, _ = self.inputs()
-        have = torch.func.vmap(lambda s: scan.scan_diagonal(a.detach(), b.detach(), s))(inputs[2])
-        near(have, torch.stack([loop(a, b, s) for s in inputs[2]]).detach(), 1e-13)
+        have = torch.func.vmap(lambda s: self.run(a.detach(), b.detach(), s))(inputs[2])
+        near(have, torch.stack([self.loop(a, b, s) for s in inputs[2]]).detach(), 1e-13)
 
     def test_batched_gradients(self) -> None:
         a, b, start = self.inputs()
         probes = torch.randn(4, *b.shape, dtype=torch.float64)
-        have = torch.autograd.grad(scan.scan_diagonal(a, b, start), (a, b, start), probes, is_grads_batched=True)
-        want = torch.autograd.grad(loop(a, b, start), (a, b, start), probes, is_grads_batched=True)
+        have = torch.autograd.grad(self.run(a, b, start), (a, b, start), probes, is_grads_batched=True)
+        want = torch.autograd.grad(self.loop(a, b, start), (a, b, start), probes, is_grads_batched=True)
         for one, other in zip(have, want, strict=True):
             near(one, other, 1e-13)
 
     def test_tracing_and_fake_tensors(self) -> None:
         inputs = [x.detach() for x in self.inputs()]
-        traced = make_fx(scan.scan_diagonal)(*inputs)
+        traced = make_fx(self.run)(*inputs)
         other = [x * 0.5 for x in inputs]
-        near(traced(*other), loop(*other), 1e-13)
+        near(traced(*other), self.loop(*other), 1e-13)
         with FakeTensorMode() as mode:
             fake = [mode.from_tensor(x) for x in inputs]
-            assert scan.scan_diagonal(*fake).shape == inputs[1].shape
+            assert self.run(*fake).shape == inputs[1].shape
         with pytest.warns(Warning):
-            jitted = torch.jit.trace(scan.scan_diagonal, tuple(inputs))  # type: ignore[no-untyped-call]
-        near(jitted(*other), loop(*other), 1e-13)
+            jitted = torch.jit.trace(self.run, tuple(inputs))  # type: ignore[no-untyped-call]
+        near(jitted(*other), self.loop(*other), 1e-13)
 
     def test_export(self) -> None:
+        run = self.run
+
         class Scan(torch.nn.Module):
             def forward(self, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-                return scan.scan_diagonal(a, b, start)
+                return run(a, b, start)
 
         inputs = [x.detach() for x in self.inputs()]
         other = tuple(x * 0.5 for x in inputs)
-        near(torch.export.export(Scan(), tuple(inputs)).module()(*other), loop(*other), 1e-13)
+        near(torch.export.export(Scan(), tuple(inputs)).module()(*other), self.loop(*other), 1e-13)
 
     def test_torch_compile(self) -> None:
         inputs = self.inputs()
-        run = torch.compile(scan.scan_diagonal, backend="aot_eager", fullgraph=True)
+        run = torch.compile(self.run, backend="aot_eager", fullgraph=True)
         have = run(*inputs)
-        near(have, loop(*inputs), 1e-13)
+        near(have, self.loop(*inputs), 1e-13)
         for one, other in zip(
             torch.autograd.grad(have.square().sum(), inputs),
-            torch.autograd.grad(loop(*inputs).square().sum(), inputs),
+            torch.autograd.grad(self.loop(*inputs).square().sum(), inputs),
             strict=True,
         ):
             near(one, other, 1e-13)
 
     def test_checkpointing_and_saved_tensor_hooks(self) -> None:
         inputs = self.inputs()
-        want = torch.autograd.grad(loop(*inputs).square().sum(), inputs)
-        run = torch.utils.checkpoint.checkpoint(scan.scan_diagonal, *inputs, use_reentrant=False)
+        want = torch.autograd.grad(self.loop(*inputs).square().sum(), inputs)
+        run = torch.utils.checkpoint.checkpoint(self.run, *inputs, use_reentrant=False)
         for one, other in zip(torch.autograd.grad(run.square().sum(), inputs), want, strict=True):
             near(one, other, 1e-13)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy):
-            have = scan.scan_diagonal(*inputs)
+            have = self.run(*inputs)
         near(torch.autograd.grad(have.square().sum(), inputs)[0], want[0], 1e-13)
 
 

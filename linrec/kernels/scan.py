@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linrec.kernels import compiled
+from linrec.kernels import compiled, compiled_dense
 from linrec.kernels.diagonal import doubled
 from linrec.kernels.lti import is_concrete, powers
 from linrec.linear.cost import Machine
@@ -23,6 +23,8 @@ from linrec.linear.cost import Machine
 Apply = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a, s, b -> a s + b
 _RATES = Machine()  # the shipped ones: a kernel does the same on every machine
+_LAUNCH, _PRODUCTS, _LARGE, _CACHE = _RATES.launch, _RATES.small, _RATES.matmul, _RATES.cache
+_HANDLED = 100  # times as long an operator takes that a trace, a mode or a transform takes up
 _SHORT = 16  # from here on two levels take fewer operators than the loop
 
 
@@ -87,23 +89,58 @@ def scan_dense(
 ) -> Tensor:  # (T or 1, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """All states of s[k] = A[k] s[k-1] + b[k], the order of the products kept.
 
-    O(T n^3) operations, O(T n^2) and sqrt(T) n^3 where one A serves all steps.
+    O(T e n^2) operations compiled, one walk. In operators O(T n^3), but O(T e n^2) and sqrt(T) n^3 where one A serves
+    all steps. Half precision is scanned in single precision.
     """
     if b.dtype in (torch.float16, torch.bfloat16):
         return scan_dense(a.float(), b.float(), start.float()).to(b.dtype)
+    return in_columns(a, b, start, _dense)
+
+
+def _dense(a: Tensor, b: Tensor, start: Tensor) -> Tensor:  # (T or 1, p, n, n), (T, p, n, c), (p, n, c) -> (T, p, n, c)
+    if compiled.is_safe(b, a, start):
+        if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or start.requires_grad):
+            return _CompiledDense.apply(a, b, start)  # type: ignore[no-any-return, no-untyped-call]
+        return compiled_dense.forward(a, b, start)
     if a.shape[0] == 1:
+        return _constant_dense(_widened(a[0]), b, start)
+    n, launch = b.shape[-2], _LAUNCH if compiled.is_eager(a, b, start) else _HANDLED * _LAUNCH
+    work = 2 * n * b[0].numel() / _PRODUCTS
+    made = 2 * a[0].numel() * n / _PRODUCTS + 8 * a[0].numel() * a.element_size() / _CACHE
+    short = shortest(2 * launch + work, made + 2 * work, 2 * launch)
+    return _two_levels(a, b, start, _applied, 0.0, short)
 
-        def constant(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-            n = a.shape[-1]
-            rows, first = b.reshape(len(b), -1, n, b.shape[-1]), start.reshape(-1, n, b.shape[-1])
-            return _constant_dense(_widened(a).reshape(-1, n, n), rows, first).reshape(b.shape)
 
-        return in_columns(a, b, start, constant)
-    n = b.shape[-1]
-    work = 2 * n**2 * b[0].numel() // n / _RATES.small
-    made = 2 * a[0].numel() * n / _RATES.small + 8 * a[0].numel() * a.element_size() / _RATES.cache
-    short = shortest(2 * _RATES.launch + work, made + 2 * work, operators=2)
-    return scan_matrices(a, b, start, _applied, 0.0, short)
+class _CompiledDense(torch.autograd.Function):
+    """The compiled walk with its first derivatives; a derivative of these is taken through operators."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        h = compiled_dense.forward(a, b, start)
+        ctx.save_for_backward(a, h, start)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        a, h, start = ctx.saved_tensors
+        # db[k] = g[k] + A[k+1]^H db[k+1],  dA[k] = db[k] s[k-1]^H: a scan again, differentiable again
+        if not torch.is_grad_enabled() and compiled.is_safe(g, a, h, start):
+            db = compiled_dense.adjoints(a, g, h)
+        else:
+            each = a.expand(g.shape[0], *a.shape[1:])
+            after = torch.cat([each[1:], torch.zeros_like(each[:1])]).mH
+            db = _dense(after.flip(0), g.flip(0), torch.zeros_like(g[0])).flip(0)
+        da = _outer(db, torch.cat([start.unsqueeze(0), h[:-1]]), a) if ctx.needs_input_grad[0] else None
+        return da, db, a[0].mH @ db[0]
+
+
+def _outer(d: Tensor, s: Tensor, a: Tensor) -> Tensor:  # (T, p, n, c), (T, p, n, c) -> as a: (T or 1, p, n, n)
+    """Gradients of transitions: sums of d s^H over columns, and over time where one transition serves all steps."""
+    if a.shape[0] == d.shape[0]:
+        return d @ s.mH if d.shape[-1] > 1 else d * s.mH
+    steps, own, n, columns = d.shape
+    rows = [x.permute(1, 2, 0, 3).reshape(own, n, steps * columns) for x in (d, s)]
+    return (rows[0] @ rows[1].mH).unsqueeze(0)
 
 
 def _constant_dense(
@@ -117,8 +154,8 @@ def _constant_dense(
         return _walk(one.expand(len(b), *one.shape), b, start, lambda a, s, b: torch.baddbmm(b, a, s))
 
     # T steps of a walk, or sqrt(T) of them and as many products of matrices in double precision
-    step = 2 * _RATES.launch + 2 * groups * n**2 * count / _RATES.small
-    product = 4 * _RATES.launch + 4 * groups * n**3 / _RATES.matmul
+    step = 2 * _LAUNCH + 2 * groups * n**2 * count / _PRODUCTS
+    product = 4 * _LAUNCH + 4 * groups * n**3 / _LARGE
     size = math.isqrt(steps - 1) + 1 if steps > max(_SHORT, (1 + product / step) ** 2) else 0
     power = powers(a, a, size)
     # inf * 0 is nan: what overflows within a chunk would reach states that it does not touch
@@ -153,23 +190,23 @@ def scan_matrices(
     a: Tensor, b: Tensor, start: Tensor, step: Step, zero: float, short: float
 ) -> Tensor:  # (T, e or 1s, n, n), (T, e, n), (e, n) -> (T, e, n)
     """A scan of matrices, walked in one chunk up to `short` steps; `zero` is what adds nothing."""
-    return in_columns(a, b, start, lambda a, b, s: _two_levels(a, b, s, step, zero, short))
+    return in_columns(a, b, start, lambda a, b, start: _two_levels(a, b, start, step, zero, short))
 
 
-def in_columns(a: Tensor, b: Tensor, start: Tensor, states: Step) -> Tensor:
-    """A scan by `states`, where elements that share a transition are columns of one matrix: it is multiplied once."""
+def in_columns(a: Tensor, b: Tensor, start: Tensor, run: Step) -> Tensor:
+    """Elements that share a transition as columns of one matrix, so that it is multiplied once for all of them."""
     lead = len(a.shape) - 3
     apart = [i for i in range(lead) if a.shape[1 + i] != 1]
     alike = [i for i in range(lead) if a.shape[1 + i] == 1]
     order = [*apart, lead, *alike]  # each with its n states, then columns
     own, n = [b.shape[1 + i] for i in apart], b.shape[-1]
     columns = [b.shape[1 + i] for i in alike]
-    count = math.prod(columns)
-    rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], *own, n, count)
-    first = start.permute(*order).reshape(*own, n, count)
-    found = states(a.reshape(a.shape[0], *own, n, n), rows, first)
+    each, count = math.prod(own), math.prod(columns)
+    rows = b.permute(0, *(1 + i for i in order)).reshape(b.shape[0], each, n, count)
+    first = start.permute(*order).reshape(each, n, count)
+    states = run(a.reshape(a.shape[0], each, n, n), rows, first)
     back = [order.index(i) + 1 for i in range(lead + 1)]
-    return found.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
+    return states.reshape(b.shape[0], *own, n, *columns).permute(0, *back)
 
 
 def _two_levels(
@@ -197,12 +234,13 @@ def _two_levels(
     return torch.cat([states, _walk(a[whole:], b[whole:], states[-1], step)])
 
 
-def shortest(walk: float, product: float, operators: int) -> float:
-    """The number of steps from which two levels beat a walk, given seconds a step of a walk and of products.
+def shortest(walk: float, product: float, launched: float) -> float:
+    """The number of steps from which two levels beat a walk.
 
-    T walk > T product + 4 sqrt(T) operators, each of them launched: steps walk chunks for states and for products.
+    Given are seconds a step of a walk, of products, and of the launches alone: T walk > T product + 4 sqrt(T) launched,
+    since steps walk chunks for states and for products.
     """
-    return max(_SHORT, (4 * operators * _RATES.launch / (walk - product)) ** 2) if walk > product else math.inf
+    return max(_SHORT, (4 * launched / (walk - product)) ** 2) if walk > product else math.inf
 
 
 def _applied(a: Tensor, s: Tensor, b: Tensor) -> Tensor:

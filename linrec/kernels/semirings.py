@@ -14,8 +14,9 @@ from torch import Tensor
 from linrec.kernels.scan import Apply, scan, scan_matrices, shortest
 from linrec.linear.cost import Machine
 
-_RATES = Machine()
 _PASSES = 8  # elementwise operations of a product and a sum
+_RATES = Machine()
+_LAUNCH, _RATE = _RATES.launch, _RATES.vector / _PASSES
 _AT_ONCE = 1 << 20  # numbers of an intermediate
 _TOTALS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max-plus": torch.amax, "min-plus": torch.amin, "log-sum-exp": torch.logsumexp,
@@ -50,9 +51,9 @@ def semiring_scan_dense(name: str, a: Tensor, b: Tensor, start: Tensor) -> Tenso
         return total
 
     a, b, start = a.detach(), b.detach(), start.detach()
-    n, rate = b.shape[-1], _RATES.vector / _PASSES
-    work = n * b[0].numel() / rate
-    short = shortest(4 * _RATES.launch + work, n * a[0].numel() / rate + 2 * work, operators=5)
+    n = b.shape[-1]
+    work = n * b[0].numel() / _RATE
+    short = shortest(4 * _LAUNCH + work, n * a[0].numel() / _RATE + 2 * work, 5 * _LAUNCH)
     return scan_matrices(a, b, start, lambda x, s, added: plus(apply(x, s), added), zero, short)
 
 

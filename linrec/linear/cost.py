@@ -249,7 +249,10 @@ def _invariant(
         if diagonal:
             passes, depth = (4, 25) if compiled else (12, 25 + 12 * x.sqrt(x.T))
             found["scan"] = Work(elementwise=4 * inputs, moved=width * passes * inputs, depth=depth)
-        if associative:
+        if associative and compiled:  # one walk over all steps
+            states = x.B * x.T * x.g * x.n
+            found["associative"] = Work(2 * inputs * x.n, small=2 * states * x.n, moved=width * 8 * states, depth=60)
+        elif associative:
             chunks, states = x.sqrt(x.T), x.B * x.T * x.g * x.n
             found["associative"] = Work(
                 products=2 * inputs * x.n + double * 3 * chunks * x.g * x.n**3,
@@ -329,6 +332,12 @@ def _varying(mixes: bool, ring: bool, width: int, compiled: bool, autograd: floa
             fast = compiled and ring
             passes, depth = (4, 25) if fast else (12, 25 + 2 * (12 if differentiable and not ring else 6) * chunks)
             form, own = "scan", Work(elementwise=2 * states, moved=width * passes * states, depth=depth)
+        elif compiled and ring:
+            # one walk, which reads transitions where they lie; those made of fewer coefficients are written first
+            square = x.T * x.L * x.n**2
+            given = x.least(square, x.T * x.F)
+            moved = width * (2 * square - given + 8 * states)
+            form, own = "associative", Work(small=2 * x.T * x.E * x.n**2, moved=moved, depth=40)
         else:
             # coefficients are made and multiplied within chunks, applied to states there and to carries after
             square, cube = x.T * x.L * x.n**2, x.T * x.L * x.n**3

@@ -5,7 +5,7 @@ it) or *mixes*. With e the passing axes and n all mixing ones (every state, ever
 b[k]: (e, n); n = 1 is the elementwise scan. A and b are maps over time, so they are made for all steps at once.
 
     scan_diagonal(a, b, s)         s[k] = a[k] s[k-1] + b[k], all k: (T, e); a of size one along time if it does not vary
-    scan_dense(A, b, s)            the same with matrices: (T, e, n)
+    scan_dense(A, b, s)            the same with matrices: A (T or 1, e or 1s, n, n), b (T, e, n)
 """
 
 from __future__ import annotations
@@ -154,7 +154,11 @@ class Lowering:
                 assert isinstance(cells[0], Use)
                 return self.write.make("reshape", (cells[0], lead), lead)
             height = self._width(row.use)
-            lines.append(self.write.make("cat", (tuple(cells), -1), (*lead, height, *self.n)))
+            shape = (*lead, height, *self.n)
+            # a single cell is the line as it lies: a copy of all transitions takes longer than the scan
+            whole = self.write.make("reshape", (cells[0], shape), shape) if len(cells) == 1 else None
+            line = whole or self.write.make("cat", (tuple(cells), -1), shape)
+            lines.append(line)
         if len(lines) == 1 and isinstance(lines[0], Use):
             return lines[0]
         return self.write.make("cat", (tuple(lines), -2), (*lead, *self.n, *self.n))

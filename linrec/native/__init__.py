@@ -34,6 +34,7 @@ _ARGUMENTS = {
         for kind in ("f32", "f64", "c64", "c128")
     },
     **{f"matrix_{way}_{kind}": _MATRIX for way in ("forward", "backward") for kind in ("f32", "f64")},
+    **{f"dense_scan_{kind}": (*(_POINTER,) * 5, *(_LONG,) * 4, _INT, _INT) for kind in ("f32", "f64", "c64", "c128")},
     "large_pages": (_POINTER, _LONG),
     "same_bytes": (_POINTER, _POINTER, _LONG),
     **{f"transpose_{word}": (_POINTER, _POINTER, *(_LONG,) * 4, _INT) for word in ("w32", "w64")},

@@ -78,6 +78,12 @@ typedef struct {
     int rank, R, M, threads;
 } walk;
 
+/* A walk over dense transitions: the sizes of A (steps, outer, n, n) and of b (steps, outer, n, columns). */
+typedef struct {
+    int64_t steps, outer, n, columns;
+    int is_conjugate, threads;
+} dense_sizes;
+
 #define TENSORS(type, number)     \
     typedef struct {              \
         number *at;               \
@@ -202,6 +208,14 @@ EXPORT int same_bytes(const void *a, const void *b, int64_t bytes) { return memc
         CALL(matrix_backward, type, c, x, x + 1 + 4 * c->R + 2 * c->M + 2)                                          \
     }
 
+#define DENSE(type, number)                                                                                         \
+    EXPORT void dense_scan_##type(number *a, number *b, number *h, number *start, const int64_t *strides,           \
+                                  int64_t steps, int64_t outer, int64_t n, int64_t columns, int is_conjugate,       \
+                                  int threads) {                                                                    \
+        CALL(dense, type, (tensor_##type){a, strides}, (tensor_##type){b, strides + 4}, (tensor_##type){h, strides + 8}, \
+             (tensor_##type){start, strides + 12}, (dense_sizes){steps, outer, n, columns, is_conjugate, threads})  \
+    }
+
 /* Threads take columns of a transpose, and rows whose loudest number is looked for. */
 #define LAYOUTS(type, word)                                                                                         \
     EXPORT void transpose_##type(const word *from, word *to, int64_t rows, int64_t columns, int64_t from_row,       \
@@ -232,3 +246,7 @@ SCANS(f32, float)
 SCANS(f64, double)
 SCANS(c64, float complex)
 SCANS(c128, double complex)
+DENSE(f32, float)
+DENSE(f64, double)
+DENSE(c64, float complex)
+DENSE(c128, double complex)

@@ -9,6 +9,7 @@
 #endif
 #include "scan.h"
 #include "matrix.h"
+#include "dense.h"
 #undef NUMBER
 #undef INTEGER
 #undef TYPE
@@ -21,6 +22,7 @@
 #endif
 #include "scan.h"
 #include "matrix.h"
+#include "dense.h"
 #undef NUMBER
 #undef INTEGER
 #undef TYPE
@@ -32,6 +34,7 @@
 #define TYPE c64
 #define CONJ(x) conjf(x)
 #include "scan.h"
+#include "dense.h"
 #undef NUMBER
 #undef TYPE
 #undef CONJ
@@ -40,6 +43,7 @@
 #define TYPE c128
 #define CONJ(x) conj(x)
 #include "scan.h"
+#include "dense.h"
 #undef NUMBER
 #undef TYPE
 #undef CONJ
