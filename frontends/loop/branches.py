@@ -355,6 +355,7 @@ def _fill(
     for turn, begin in branch.entries.items():
         if turn not in run:
             members[turn] = _stand_ins(flat, begin, template, before.get(turn, []), behind)
+    for turn in branch.entries:
         for op in members[turn]:
             flat.paths[op.result] = ((branch, is_taken), *flat.paths.get(op.result, ()))
     return members

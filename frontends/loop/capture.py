@@ -35,7 +35,7 @@ from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.probe import Probe
-from linrec.frontends.loop.repeats import find_repeats, over_time
+from linrec.frontends.loop.repeats import find_repeats, over_time, sets_apart
 from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
@@ -425,11 +425,12 @@ class _Tracer:
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, loops_found, strict=True)
         ]
-        if any(
+        of_length = any(
             not a.is_as(b)
             for several in zip(*(flat.timed for flat in flats), strict=True)
             for (_, a), (_, b) in itertools.pairwise(several)
-        ):
+        )
+        if of_length and any(sets_apart(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)):
             self.shortest = max(self.shortest, lengths_of_time[0])
         places = set().union(*(flat.read for flat in flats))
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)

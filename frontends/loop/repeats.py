@@ -65,6 +65,14 @@ def _mark(flat: Flat, repeat: Repeat) -> object:
     return first.kind, lines, repeat.period, before // max(repeat.count, 1)
 
 
+def sets_apart(flat: Flat, repeats: Sequence[Repeat]) -> bool:
+    """Does an op stand outside of the loops that is of a line of theirs, as of a first step that differs from others?"""
+    inside = {op.result for r in repeats for op in flat.ops[r.start : r.stop]}
+    lines = {(s.file, s.line) for name in inside for s in flat.stacks[name][-1:]}
+    rest = (s for op in flat.ops if op.result not in inside for s in flat.stacks[op.result][-1:])
+    return any((s.file, s.line) in lines for s in rest)
+
+
 def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
     """Non-overlapping repeats over time, in program order."""
     tokens = _tokens(flat)
