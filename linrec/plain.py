@@ -36,6 +36,7 @@ from linrec.sizes import Size
 
 LARGEST_LITERAL = 4096
 _IMPORTS = {
+    "functools": "import functools",
     "math": "import math",
     "Callable": "from collections.abc import Callable",
     "Sequence": "from collections.abc import Sequence",
@@ -149,7 +150,7 @@ class _Text:
             word = node.id if isinstance(node, ast.Name) else ""
             if word not in space:
                 continue
-            value = space[word]
+            value = inspect.unwrap(space[word]) if callable(space[word]) else space[word]
             ours = str(getattr(value, "__module__", "")).startswith("linrec.")
             if isinstance(value, ModuleType) and value.__name__.startswith("linrec."):
                 self.numbers[word] = _LAYOUT if word == "layout" else _WITHOUT.format(word)

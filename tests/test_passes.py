@@ -26,6 +26,9 @@ def inputs_of(graph: Graph, lengths: dict[str, int]) -> dict[str, Tensor]:
     made = {}
     for i in graph.inputs:
         shape = [evaluate(d, lengths) for d in i.type.shape]
+        if LONG[i.type.dtype] == "bool":
+            made[i.name] = torch.ones(shape, dtype=torch.bool)  # a write to true places has a number for each
+            continue
         assert LONG[i.type.dtype] == "float32"
         made[i.name] = torch.randn(shape, generator=generator, dtype=torch.float64) * (
             1.0 if "T" in map(str, i.type.shape) else 0.3

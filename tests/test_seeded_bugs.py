@@ -40,12 +40,18 @@ def program(bug: Bug) -> Graph:
 
 
 def investigate(bug: Bug) -> Found:
-    """Verify, bisect and reduce, each with the bug injected anew."""
-    injected = Injected(bug.step, bug.mutate)
-    failure = validate(program(bug), hooks=[injected], context=Context(forms=bug.forms))
+    """Verify, bisect and reduce, each with the bug injected anew.
+
+    Which form a program gets is the cost model's affair: a bug of a form is injected where a program has it.
+    """
+    for form in (bug.forms, *FORMS):
+        injected = Injected(bug.step, bug.mutate)
+        failure = validate(program(bug), hooks=[injected], context=Context(forms=form))
+        if injected.applied:
+            break
     assert injected.applied, f"{bug.name} does not apply to what {bug.step} makes of {bug.program}"
-    named = bisect(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=bug.forms))
-    small = reduce(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=bug.forms), budget=60)
+    named = bisect(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=form))
+    small = reduce(program(bug), hooks=[Injected(bug.step, bug.mutate)], context=Context(forms=form), budget=60)
     return Found(
         failure is not None,
         named is not None and named.first is not None and named.first.by == bug.step,
