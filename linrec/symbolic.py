@@ -245,7 +245,8 @@ class _Writer:
 
 def _is_step(function: Any) -> bool:
     """Is it a sequence at n, or some steps before?"""
-    return len(function.args) == 1 and (n - function.args[0]).is_Integer
+    (at, *others) = function.args
+    return not others and isinstance(at, sympy.Expr) and bool((n - at).is_Integer)
 
 
 def _closed(equation: sympy.Eq, state: Any) -> tuple[dict[str, sympy.Expr], dict[str, sympy.Expr]]:

@@ -392,14 +392,17 @@ def _is_safe(ops: tuple[Op, ...]) -> bool:
 
 _SAFE = frozenset("""
     add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
+    cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
+    scatter_add index_add index_copy index_fill index_put _unsafe_index square
     linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
     relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax logsumexp logaddexp layer_norm softsign
     select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
     select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu
     cat stack pad constant_pad_nd flip roll repeat repeat_interleave tile transpose t mT numpy_T permute movedim swapaxes
     view reshape _unsafe_view flatten unflatten squeeze unsqueeze expand expand_as view_as unfold broadcast_tensors
-    alias clone contiguous detach to _to_copy type_as float double positive real imag conj _conj complex polar
-    view_as_real view_as_complex fft_fft fft_ifft fft_rfft fft_irfft gt lt ge le eq ne logical_and logical_or logical_not
+    alias clone contiguous detach lift_fresh_copy to _to_copy type_as float double positive real imag conj _conj conj_physical complex polar
+    view_as_real view_as_complex fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2
+    fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift gt lt ge le eq ne logical_and logical_or logical_not
     zeros ones full empty zeros_like ones_like full_like new_zeros new_ones new_full arange tensor lift_fresh scalar_tensor
     fill copy
 """.split())  # fmt: skip

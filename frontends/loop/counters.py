@@ -222,9 +222,14 @@ class _Scope:
         return isinstance(value, nn.Module) and "forward" in self.called
 
     def _is_operator(self, function: ast.expr) -> bool:
-        """Is it one of torch's own, whose sizes the traces compare?"""
+        """Is it one of torch's own, or a tensor's method, whose sizes the traces compare?"""
         value = self._evaluate(function)
-        return isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+        if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+            return True
+        if not isinstance(function, ast.Attribute) or not callable(getattr(Tensor, function.attr, None)):
+            return False
+        owner = self._evaluate(function.value)
+        return owner is None or isinstance(owner, Tensor) or getattr(owner, "__name__", "").startswith("torch")
 
     def _stateful(self, node: ast.AST) -> Iterator[ast.Call]:
         for loop in ast.walk(node):

@@ -181,8 +181,8 @@ def _place(flat: Flat, index: int) -> tuple[object, ...]:
     return lines, same, tuple((s.start, s.end) for s in stack)
 
 
-def _run(flat: Flat, index: int) -> tuple[tuple[Source, ...], tuple[int, ...], int]:
-    """The user's lines of an op, and how many had run before it."""
+def _run(flat: Flat, index: int) -> tuple[tuple[Source, ...], tuple[int, ...], object]:
+    """The user's lines of an op, and what tells this run of theirs from others: lines run before it, and counters."""
     name = flat.ops[index].result
-    stack = flat.stacks[name]
-    return stack, tuple(s.line for s in stack), flat.frames[name].at if name in flat.frames else 0
+    stack, frame = flat.stacks[name], flat.frames.get(name)
+    return stack, tuple(s.line for s in stack), frame and (frame.at, sorted(frame.values.items()))

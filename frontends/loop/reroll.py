@@ -71,7 +71,12 @@ class _Reroller(Reads):
         if op.kind in ("stack", "cat") and isinstance(op.args[0], tuple):
             self.ops.append(self._joined(op))
         else:
-            self.ops.append(replace(op, args=tuple(map(self._read_outside, op.args)), attrs=self._attrs(op)))
+            self.ops.append(replace(op, args=tuple(map(self._argument, op.args)), attrs=self._attrs(op)))
+
+    def _argument(self, arg: Arg) -> Arg:
+        if isinstance(arg, tuple):
+            return tuple(map(self._argument, arg))
+        return self._first_alike(self._read_outside(arg))
 
     def _attrs(self, op: Op) -> tuple[tuple[str, Arg], ...]:
         return tuple((k, self._read_outside(a)) for k, a in op.attrs)
