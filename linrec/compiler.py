@@ -260,7 +260,8 @@ class Engine:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         environment = self._environment()
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
-            if compiled.lengths(tensors) is not None and compiled.fits():
+            is_short = compiled.captured.held is not None and compiled.captured.shortest > 0
+            if compiled.lengths(tensors) is not None and compiled.fits() and not is_short:
                 return compiled
         # a batch of one or of none would hold the program to such batches
         wide = [
@@ -271,9 +272,9 @@ class Engine:
         try:
             try:
                 a, k = _given(wide, leaves, spec)
-                return self._compile(environment, a, k, wide)
+                return self._compile(environment, a, k, wide, of_any_length=True)
             except ProgramError:  # an axis of one that is no batch
-                return self._compile(environment, args, kwargs, tensors)
+                return self._compile(environment, args, kwargs, tensors, of_any_length=True)
         except CaptureError as error:
             raise StateError(
                 "LR4005",
@@ -386,10 +387,14 @@ class Engine:
             )  # fmt: skip
         log.info("%s runs as written: %s", self.name, error)
 
-    def _compile(self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]) -> Compiled:
+    def _compile(
+        self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor], *, of_any_length: bool = False
+    ) -> Compiled:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         earlier = [made.captured for made in self.programs.get(self._key(leaves, spec, environment), ())]
-        captured = capture(self.function, environment, args, kwargs, self.name, earlier=earlier)
+        captured = capture(
+            self.function, environment, args, kwargs, self.name, earlier=earlier, of_any_length=of_any_length
+        )
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)

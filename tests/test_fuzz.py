@@ -25,15 +25,12 @@ def _assert_good(summary: Summary) -> None:
     assert summary.share >= PARALLEL_PERCENT, str(summary)
 
 
-def test_some_programs() -> None:
-    """A sample: values, verdicts and codes; speed, and the share of parallel ones, are judged on many."""
-    summary = Summary.of(run(range(12), processes=0))
-    assert not {kind: summary.kinds[kind] for kind in WRONG if summary.kinds[kind] and kind != "timeout"}, str(summary)
-
-
-@pytest.mark.slow
-def test_two_hundred_programs() -> None:
-    _assert_good(Summary.of(run(range(200), processes=2)))
+@pytest.mark.parametrize("first", range(0, 200, 10))
+def test_two_hundred_programs(first: int) -> None:
+    """Nothing is wrong in any, and none is refused that is linear by construction, one in ten at most."""
+    summary = Summary.of(run(range(first, first + 10), processes=0))
+    assert not {kind: summary.kinds[kind] for kind in WRONG if summary.kinds[kind]}, str(summary)
+    assert summary.linear - summary.parallel <= 1, str(summary)
 
 
 @pytest.mark.slow

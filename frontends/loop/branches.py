@@ -190,14 +190,26 @@ def length_for(found: Sequence[Branch], longer: Sequence[Branch]) -> int | None:
     """
     start, end, period = 0, 0, 1
     for branch, other in zip(found, longer, strict=True):
-        steps = range(_HORIZON)
-        early = _settled([branch.holds(step) for step in steps])
-        last = len(branch.turns.starts) - 1
-        is_from_end = [branch.holds(step) for step in steps] != [other.holds(step) for step in steps]
-        late = _settled([branch.holds(last - step) for step in steps]) if is_from_end else (0, 1)
-        if early is None or late is None:
+        here, there = ([b.holds(step) for step in range(_HORIZON)] for b in (branch, other))
+        early = _settled(here)
+        if early is None:
             return None
-        start, end, period = max(start, early[0]), max(end, late[0]), math.lcm(period, early[1], late[1])
+        if here == there:
+            start, period = max(start, early[0]), math.lcm(period, early[1])
+            continue
+        lengths = [len(b.turns.starts) for b in (branch, other)]
+        last = lengths[0] - 1
+        late = _settled([branch.holds(last - step) for step in range(_HORIZON)])
+        if late is None:
+            return None
+        period = math.lcm(period, early[1], late[1])
+        # changes that both traces have at the same step, or as far from the end, are all that there are
+        changes = [{i for i in range(1, n) if p[i] != p[i - 1]} for p, n in zip((here, there), lengths, strict=True)]
+        from_end = [{n - i for i in c} for c, n in zip(changes, lengths, strict=True)]
+        front, back = changes[0] & changes[1], from_end[0] & from_end[1]
+        is_told = period == 1 and all(i in front or lengths[0] - i in back for i in changes[0])
+        start = max(start, max(front, default=0) if is_told else early[0])
+        end = max(end, max(back, default=0) if is_told else late[0])
     length = start + end + 2 * period + _BEYOND
     return length if length <= _LONGEST_TRACE else None
 

@@ -66,7 +66,7 @@ class Capture:
     `guards` are tensors by path that the program took numbers out of, with what they held: it is another program
     where they hold something else.
     `held` says why the program holds for the traced sizes only; None if it holds for every length, or for those of at
-    least `shortest` steps.
+    least `shortest` steps. With both, longer calls may be captured for every length.
     """
 
     graph: Graph
@@ -82,7 +82,7 @@ class Capture:
 
     def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
         """Is it known that a call of these shapes can be captured at its own length alone?"""
-        return self.alike == alike if self.held is not None else _steps(shapes, self.axes) < self.shortest
+        return _steps(shapes, self.axes) < self.shortest if self.shortest else self.alike == alike
 
 
 def capture(
@@ -93,10 +93,13 @@ def capture(
     name: str,
     steps: tuple[int, ...] = STEPS,
     earlier: Iterable[Capture] = (),
+    *,
+    of_any_length: bool = False,
 ) -> Capture:
     """Capture `function(*args, **kwargs)`. Raises CaptureError with the reason if that cannot be done.
 
-    What was found of it at `earlier` calls is not looked for again.
+    What was found of it at `earlier` calls is not looked for again. `of_any_length` asks for a program that longer calls
+    have, though this one may not run all of its branches.
     """
     started = time.perf_counter()
     for path, module in environment.modules.items():
@@ -108,7 +111,7 @@ def capture(
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
     alike = _alike(tracer.shapes)
-    known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike)), None)
+    known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike) and not of_any_length), None)
     found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
     least = 0
@@ -124,7 +127,7 @@ def capture(
                 held = error
             if held is None:
                 least = tries.shortest
-                held = _too_short(least) if least > _steps(tracer.shapes, found) else None
+                held = _too_short(least) if least > _steps(tracer.shapes, found) and not of_any_length else None
                 break
     if held is not None:
         graph, trace, flat = tracer.own_length(found or [])
@@ -133,7 +136,7 @@ def capture(
     guards = tracer.guards(flat)
     seconds = time.perf_counter() - started
     return Capture(
-        graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, 0 if held else least,
+        graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, least,
         tuple(found or ()), alike,
     )  # fmt: skip
 

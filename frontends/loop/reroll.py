@@ -57,9 +57,11 @@ class _Reroller(Reads):
             if op.result not in self.where and (op.kind, op.source) in timed and op.source is not None:
                 raise self._differs(op, "has a number that depends on t, in a step that is not like the others")
         outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
-        ops = tuple(
-            replace(op, init=tuple(0 if i is None else i for i in self.inits.get(op.result, ()))) for op in self.ops
-        )
+        for signal, inits in self.inits.items():
+            if None in inits:  # nothing reads it, but there is a state of that kind before the first step
+                zeros = self._zeros(self.types[signal])
+                inits[:] = [zeros if init is None else init for init in inits]
+        ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
         graph = Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)
         return named(directed(replace(graph, ops=order(graph.ops))))
 

@@ -52,6 +52,11 @@ class Rolling:
         self.ops[-1] = replace(self.ops[-1], attrs=attrs)
         return made
 
+    def _zeros(self, type_: Type) -> Use:
+        """Zeros of that type, where the first argument is."""
+        like = Use(self.flat.inputs[0].name)
+        return self._written("new_zeros", (like, type_.shape), (("dtype", Atom(LONG[type_.dtype])),), type_)
+
     def _table(self, values: tuple[Arg, ...], dtype: str) -> Use:
         """Numbers that differ from step to step, as a tensor over time."""
         table = self._new("tensor", (values,), Type(dtype, (len(values),)))

@@ -126,7 +126,7 @@ def _judge(program: Generated, folder: Path, lengths: Sequence[tuple[int, int]])
                 if call == FIRST:  # a single step holds no recurrence
                     report = linrec.report(made)
             gradients = wanted[0].is_differentiable
-            operators = (0, 0) if program.nonlinear else _counted(made, program, gradients)
+            operators = (0, 0) if program.nonlinear else _counted(made, program, gradients, report)
     except (*RAISED, linrec.LinrecError) as error:  # the original ran on the same arguments: nothing may be raised
         return Judgement("exception", f"{type(error).__name__}: {error} ({_place(error)})")
     captures = linrec.report(made).captures
@@ -260,10 +260,10 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _counted(call: Callable[..., Any], program: Generated, gradients: bool) -> tuple[int, int]:
+def _counted(call: Callable[..., Any], program: Generated, gradients: bool, report: linrec.Report) -> tuple[int, int]:
     """Operators at T=64 and T=512. A report that tells of a loop is believed, which spares the long call."""
     short = _dispatched(call, program, SHORT, gradients)
-    if any(r.form == "sequential" for r in linrec.report(call).recurrences):
+    if any(r.form == "sequential" for r in report.recurrences):
         return short, short * LONG // SHORT
     long = _dispatched(call, program, LONG, gradients)
     if long - short < LONG - SHORT:
