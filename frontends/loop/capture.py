@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no lin
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 APART = 5  # what is added in a trial run, which needs no more than to be another number
 _READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
+_LONGEST_HISTORY = 120  # steps in a trace that is to show all that lists keep from step to step
 _FEWER = 2  # how many first axes of the batch's size may be of something else
 ATTEMPT_OPERATORS = 4_000  # a trace of few steps is cut off here
 FEW_CALLS = 1_000  # after this many in a trial run the next axis is tried first
@@ -154,6 +156,7 @@ class _Tracer:
     read: list[Tensor] = field(default_factory=list)
     by_line: tuple[CodeType, ...] = ()  # functions of which each line is noted, so that branches can be joined
     shortest: int = 0  # steps, of those that a captured program holds for
+    remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
     probe: Probe = field(init=False)
 
     def __post_init__(self) -> None:
@@ -297,7 +300,15 @@ class _Tracer:
         raise reason
 
     def branching(self, axes: list[Axis]) -> Iterator[_Tracer]:
-        """The same with traces long enough to see what branches on counters do, where there are some."""
+        """The same with traces long enough to see what lists keep, and what branches on counters do, where there are some."""
+        tracer = self
+        while tracer.remembers:  # the traces of each try say how long the next must be
+            more = math.ceil(tracer.remembers * tracer.steps[0]) - tracer.steps[0] + 1
+            if tracer.steps[0] + more > _LONGEST_HISTORY:
+                return
+            tracer = replace(self, steps=tuple(n + more for n in tracer.steps), tried={}, remembers=0)
+            yield tracer
+        self.steps = tracer.steps
         known = next((trace for trace in self.tried.values() if trace is not None), None)
         if known is None or not any(map(has_branches, known.watch.codes)):
             return
@@ -307,7 +318,7 @@ class _Tracer:
         found = [branches(trace, loops) for trace in short]
         steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
         if steps is not None:
-            tracer.steps = tuple(steps + n - STEPS[0] for n in STEPS)
+            tracer.steps = tuple(max(steps, self.steps[0]) + n - STEPS[0] for n in STEPS)
             yield tracer
 
     def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
@@ -409,6 +420,12 @@ class _Tracer:
             traces.append(trace)
             lengths.append(at)
             counts.append({n - min(more): steps + n - min(more) for n in more} | {name: at[name] for name in growing})
+        kept, self.remembers = _remembered(traces)
+        if self.remembers:
+            raise CaptureError(
+                "LR0405",
+                f"a list keeps {kept} values from step to step, which traces of {lengths_of_time[0]} steps do not show",
+            )
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
         if len({len(spans(flat.ops)) for flat in flats}) > 1:
             raise nested(flats[-1].ops)
@@ -461,6 +478,13 @@ class _Tracer:
             return reroll(flat, repeats, tables=True, name=self.name), trace, flat
         except CaptureError as error:
             raise (None if axes else _layer(flat)) or error from None
+
+
+def _remembered(traces: list[Trace]) -> tuple[int, float]:
+    """The longest list whose first values are not all gone at the end of a trace; how many times longer it must be."""
+    first, *others = (trace.watch.histories for trace in traces)
+    found = {k: v for k, v in first.hidden().items() if all(o.lengths.get(k, v[0]) == v[0] for o in others)}
+    return max(found.values(), key=lambda kept: kept[1], default=(0, 0.0))
 
 
 def _steps(shapes: Shapes, axes: Iterable[Axis]) -> int:

@@ -37,6 +37,7 @@ import linrec
 from linrec.errors import CaptureError
 from linrec.frontends.loop.declared import numbers
 from linrec.frontends.loop.environment import Environment, Restored, registers
+from linrec.frontends.loop.histories import Histories
 from linrec.ir import Source
 
 Scalar = int | float | bool | str | None
@@ -64,6 +65,7 @@ class Watch:
     objects: dict[tuple[CodeType, str], Any] = field(default_factory=dict)
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[tuple[CodeType, int], set[str]] = field(default_factory=dict)  # names of numbers, by line
+    histories: Histories = field(default_factory=Histories)
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,7 @@ class _Recorder(TorchFunctionMode):
                             seen.append(value)
                     else:
                         self.watch.objects[code, name] = value
+                        self.watch.histories.see((code, name), value)
             frame = frame.f_back
         return tuple(reversed(stack))
 
