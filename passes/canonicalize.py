@@ -53,7 +53,7 @@ class Canonicalize(Pass):
         return reading(replace(graph, ops=tuple(filled)), same)
 
 
-_COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh"})
+_COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh", "resolve_conj", "resolve_neg"})
 
 
 _VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten"})

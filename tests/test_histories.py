@@ -30,7 +30,7 @@ def in_a_list(x: Tensor) -> Tensor:
     ys = []
     for t in range(x.shape[1]):
         h = 0.9 * past[0] + x[:, t]
-        past = past[1:] + [h]
+        past = [*past[1:], h]
         ys.append(h)
     return torch.stack(ys, 1)
 
@@ -59,7 +59,7 @@ def at_every_second_step(x: Tensor) -> Tensor:
     for t in range(x.shape[1]):
         if t % 2 == 0:
             h = 0.9 * past[0] + x[:, t]
-            past = past[1:] + [h]
+            past = [*past[1:], h]
         ys.append(h)
     return torch.stack(ys, 1)
 

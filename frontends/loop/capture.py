@@ -156,6 +156,7 @@ class _Tracer:
     read: list[Tensor] = field(default_factory=list)
     by_line: tuple[CodeType, ...] = ()  # functions of which each line is noted, so that branches can be joined
     shortest: int = 0  # steps, of those that a captured program holds for
+    extended: frozenset[Axis] = frozenset()  # of `shapes`, those that are not the call's
     remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
     probe: Probe = field(init=False)
 
@@ -319,7 +320,15 @@ class _Tracer:
         steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
         if steps is not None:
             tracer.steps = tuple(max(steps, self.steps[0]) + n - STEPS[0] for n in STEPS)
-            yield tracer
+            runs = tracer.attempt(tracer.resized(axes, tracer.steps[1])) is not None
+            yield tracer if runs else tracer.with_longer_tables(axes)
+
+    def with_longer_tables(self, axes: list[Axis]) -> _Tracer:
+        """The same with as many rows as there are steps in tables that are as long as the call, if these may vary."""
+        length, longest = _steps(self.shapes, axes), self.steps[-1] + APART
+        like = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] == length} - {*axes}
+        longer = self.resized(like, longest) if like else self.shapes
+        return replace(self, shapes=longer, tried={}, extended=frozenset(like))
 
     def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
         """Which sizes to leave free and which to take for further time axes.
@@ -400,6 +409,8 @@ class _Tracer:
         self, axes: list[Axis], free: Groups, growing: Groups, lengths_of_time: tuple[int, ...]
     ) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """Traces at these lengths, re-rolled and merged. Raises CaptureError where they are not one program."""
+        if lengths_of_time == self.steps and not self.extended <= set(itertools.chain(*free.values())):
+            raise CaptureError("LR0412", "the program does not run at other lengths with tables as long as these")
         traces: list[Trace] = []
         self.shortest = 0
         lengths: list[dict[str, int]] = []

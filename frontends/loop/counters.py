@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from types import CodeType, ModuleType
@@ -89,7 +90,7 @@ class _Scope:
             return Unreadable(min(names), Source(self.code.co_filename, self.code.co_firstlineno)) if names else None
         self.parents = {child: parent for parent in ast.walk(node) for child in ast.iter_child_nodes(parent)}
         for name in self._names(node):
-            if not self._is_read(name) and not self._is_coefficient(name):
+            if not (self._is_read(name) or self._is_coefficient(name) or self._is_dropped(name)):
                 return self._unreadable(name, ast.unparse(name))
         for call in self._stateful(node):
             return self._unreadable(call, ast.unparse(call))
@@ -144,6 +145,18 @@ class _Scope:
         """Is the counter part of an expression that became a function of time?"""
         return place_of(self.code, node) in self.places
 
+    def _is_dropped(self, node: ast.AST) -> bool:
+        """Is the counter part of plain arithmetic whose result has a name that nothing reads?"""
+        inside, parent = node, self.parents.get(node)
+        while isinstance(parent, ast.BinOp | ast.UnaryOp):
+            inside, parent = parent, self.parents.get(parent)
+        match parent:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if value is inside:
+                return all(
+                    n.id != name or isinstance(n.ctx, ast.Store) for n in self.parents if isinstance(n, ast.Name)
+                )
+        return False
+
     def _is_passed(self, node: ast.AST, bound: object, is_size: bool) -> bool:
         """Did the traces see the counter on both sides of a number, and well beyond it?"""
         if not isinstance(bound, int):
@@ -194,7 +207,7 @@ class _Scope:
         if isinstance(container, ast.Attribute) and container.attr == "shape":
             return True
         value = self._evaluate(container)
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | deque):
             return all(isinstance(v, Tensor) for v in value)
         return isinstance(value, Tensor) or (value is None and isinstance(container, ast.Call))
 

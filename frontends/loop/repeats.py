@@ -36,13 +36,34 @@ class Repeat:
         return self.start + self.period * self.count
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Ops start .. stop, each like the one a period before."""
+
+    period: int
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return (self.stop - self.start) // self.period
+
+
 def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) -> list[list[Repeat]]:
     """The repeats of each trace that are one loop over time: found in all, their counts growing with a length."""
     chosen: list[list[Repeat]] = [[] for _ in flats]
     for name in lengths[0]:
+        runs = [_runs(_tokens(flat), at[name]) for flat, at in zip(flats, lengths, strict=True)]
+        # an inner loop of 7 is near to every length, but does not grow with it
+        growing = set.intersection(
+            *({(r.period, r.count - at[name]) for r in several} for several, at in zip(runs, lengths, strict=True))
+        )
         marked = [
-            {(_mark(flat, r), r.count - at[name]): r for r in find_repeats(flat, [at[name]])}
-            for flat, at in zip(flats, lengths, strict=True)
+            {
+                (_mark(flat, r), r.count - at[name]): r
+                for r in _chosen(flat, [r for r in several if (r.period, r.count - at[name]) in growing], at[name], [])
+            }
+            for flat, several, at in zip(flats, runs, lengths, strict=True)
         ]
         for key in sorted(set(marked[0]).intersection(*marked[1:]), key=lambda k: marked[0][k].start):
             repeats = [m[key] for m in marked]
@@ -78,7 +99,7 @@ def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:
     tokens = _tokens(flat)
     found: list[Repeat] = []
     for length in lengths:
-        found += _repeats_of(flat, tokens, length, found)
+        found += _chosen(flat, _runs(tokens, length), length, found)
     return sorted(found, key=lambda r: r.start)
 
 
@@ -108,28 +129,32 @@ def _skeleton(arg: Arg) -> object:
     return type(arg) if isinstance(arg, int | float) and not isinstance(arg, bool) else arg
 
 
-def _repeats_of(flat: Flat, tokens: np.ndarray, length: int, taken: list[Repeat]) -> list[Repeat]:
+def _runs(tokens: np.ndarray, length: int) -> list[_Run]:
+    """Stretches of equal bodies, about as many as `length`."""
     n, least = len(tokens), max(length - PEELED, 2)
-    declared = spans(flat.ops)  # equal layers that are scans, or equal parts of a step, are no loop over time
-    runs: list[tuple[int, int, int]] = []  # period, start, stop of the equal stretch
+    runs: list[_Run] = []
     for period in range(1, min(n // least, _LONGEST) + 1):
         same = np.concatenate(([False], tokens[period:] == tokens[:-period], [False]))
         edges = np.flatnonzero(same[1:] != same[:-1])
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            if (stop - start) // period + 1 >= least:
-                runs.append((period, int(start), int(stop) + period))
+            if least <= (stop - start) // period + 1 <= length + 1:
+                runs.append(_Run(period, int(start), int(stop) + period))
+    return runs
+
+
+def _chosen(flat: Flat, runs: list[_Run], length: int, taken: list[Repeat]) -> list[Repeat]:
+    declared = spans(flat.ops)  # equal layers that are scans, or equal parts of a step, are no loop over time
     chosen: list[Repeat] = []
     # the count nearest to the length first (an inner loop of 3 never wins over time), then the smallest period
-    for period, start, stop in sorted(runs, key=lambda r: (-min((r[2] - r[1]) // r[0], length), r[0])):
-        count = (stop - start) // period
-        if count > length + 1 or any(r.start < stop and start < r.stop for r in (*chosen, *taken)):
+    for run in sorted(runs, key=lambda r: (-min(r.count, length), r.period)):
+        if any(r.start < run.stop and run.start < r.stop for r in (*chosen, *taken)):
             continue
-        if any(first < stop and start <= last for first, last in declared):
+        if any(first < run.stop and run.start <= last for first, last in declared):
             continue
-        slack = (stop - start) - count * period
-        offset = min(range(slack + 1), key=lambda o: _place(flat, start + o))
-        count = (stop - start - offset) // period
-        chosen.append(_from_numbers(flat, Repeat(start + offset, period, count)))
+        slack = (run.stop - run.start) - run.count * run.period
+        offset = min(range(slack + 1), key=lambda o: _place(flat, run.start + o))
+        count = (run.stop - run.start - offset) // run.period
+        chosen.append(_from_numbers(flat, Repeat(run.start + offset, run.period, count)))
     return chosen
 
 

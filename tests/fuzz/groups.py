@@ -50,7 +50,7 @@ def group(s: Scope, shape: Shape, *, has_miss: bool, first: int, is_indexed: boo
     if len(rest) == 1:
         kinds += [_complex, _attention, _attention]
     if not has_miss:
-        kinds += [_semiring] * 2
+        kinds += [_semiring] * 3
     main = s.sequences[-1][0]  # has the state's shape
     made = Group(shape, f"{main}[:, 0]" if s.w.time_axis else f"{main}[0]", is_linear=not has_miss)
     kind = s.c.pick(kinds)
@@ -553,15 +553,21 @@ def _semiring(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: boo
     added = c.pick([h, f"({h} + {a})", f"({h} - {a})", f"({a} + {h})", f"torch.sub({h}, {u})"])
     if added == h and a != "0.1" and c.chance(50):
         added = f"torch.rsub({a}, {h})"
-    for _ in range(c.pick([0, 1, 2, 2])):
+    is_exact = which != "log" and c.chance(15)  # numbers of few bits, which other types hold as well
+    if is_exact:
+        u = s.let(f"torch.round(8 * {u}) / 8")
+        start, a = f"0 * {made.like}", "0.125"
+        there = c.pick(["{}.float()", "{}.to(torch.float32)"]).format(h)
+        added = c.pick(["{}.type_as({})", "({}.to({}) - 0.125)", "{}.double() + 0 * {}"]).format(there, u)
+    for _ in range(0 if is_exact else c.pick([0, 2, 3, 4])):
         added = moved(s, added, made.shape)
     forms = [c.pick(join).format(added, u), c.pick(join).format(u, added)]
     forms += {
-        "max": [f"F.relu({added} + {u})", f"({added} + {u}).clamp(min=-0.5)", f"torch.clamp_min({u} + {added}, 0.1)"],
-        "min": [f"({added} + {u}).clamp(max=0.5)", f"torch.clamp_max({added} + {u}, 0.1)"],
+        "max": [f"F.relu({added} + {u})", f"({added} + {u}).clamp(min=-0.5)", f"torch.clamp_min({u} + {added}, 0.125)"],
+        "min": [f"({added} + {u}).clamp(max=0.5)", f"torch.clamp_max({added} + {u}, 0.125)"],
         "log": [],
     }[which]
-    if has_axis:
+    if has_axis and not is_exact:
         n = made.shape[-1]
         W = param(s, (n, n), -0.9, 0.9)
         paths = c.pick(

@@ -176,7 +176,7 @@ def _product(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
             f"torch.mm({h}, {W})",
             f"torch.addmm({offset(s, shape)}, {h}, {W}, beta=0.5, alpha=0.9)",
         ]
-        forms += [f"(({W}) @ {h}.T).T", f"{h}.mm({W})"]
+        forms += [f"(({W}) @ {h}.T).T", f"{h}.mm({W})", f"(0.5 * {h} + 0.5 * torch.mv({W}, {h}[0]))"]
     if len(shape) == 1:
         forms += [
             f"torch.mv({W}, {h})",
@@ -263,6 +263,7 @@ def _convolved(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     return None
 
 
+@_mixing  # twice: there are many words
 @_mixing
 def _worded(s: Scope, v: Value, shape: Shape, depth: int) -> Value | None:
     n = _last(shape)

@@ -11,7 +11,7 @@ from fuzz.scope import Scope, Shape, stream
 MOVES = (  # any shape
     "{h}.clone()", "{h}.contiguous()", "(+{h})", "F.dropout({h}, 0.2, False)", "{h}.type_as({u})", "{h}.resolve_conj()",
     "{h}.resolve_neg()", "torch.ops.aten._to_copy({h}, dtype=torch.float64)", "torch.ops.aten._unsafe_view({h}, {h}.shape)",
-    "{h}.unsqueeze(0).squeeze(0)", "{h}.expand(2, *{h}.shape)[1]", "torch.stack([{u}, {h}])[1]",
+    "torch.ops.aten.alias({h})", "{h}.unsqueeze(0).squeeze(0)", "{h}.expand(2, *{h}.shape)[1]", "torch.stack([{u}, {h}])[1]",
     "{h}.masked_fill(torch.zeros_like({h}, dtype=torch.bool), 1.0)", "torch.where({u} < 9, {h}, {u})",
 )  # fmt: skip
 MOVES_ALONG_AN_AXIS = (  # a last axis of two or more
