@@ -51,7 +51,7 @@ class _Run:
 
 def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) -> list[list[Repeat]]:
     """The repeats of each trace that are one loop over time: found in all, their counts growing with a length."""
-    chosen: list[list[Repeat]] = [[] for _ in flats]
+    candidates: list[tuple[int, list[Repeat]]] = []
     for name in lengths[0]:
         runs = [_runs(_tokens(flat), at[name]) for flat, at in zip(flats, lengths, strict=True)]
         # an inner loop of 7 is near to every length, but does not grow with it
@@ -65,14 +65,18 @@ def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) ->
             }
             for flat, several, at in zip(flats, runs, lengths, strict=True)
         ]
-        for key in sorted(set(marked[0]).intersection(*marked[1:]), key=lambda k: marked[0][k].start):
-            repeats = [m[key] for m in marked]
-            if not any(
-                r.start < c.stop and c.start < r.stop for r, known in zip(repeats, chosen, strict=True) for c in known
-            ):
-                for known, r in zip(chosen, repeats, strict=True):
-                    known.append(r)
-    return [sorted(known, key=lambda r: r.start) for known in chosen]
+        for key in set(marked[0]).intersection(*marked[1:]):
+            candidates.append((key[1], [m[key] for m in marked]))
+    chosen: list[list[Repeat]] = []  # three steps of a loop over S may go into T - 1, where S goes into itself
+    for _, repeats in sorted(candidates, key=lambda c: (abs(c[0]), c[1][0].period, c[1][0].start)):
+        if not any(
+            r.start < c.stop and c.start < r.stop
+            for known in chosen for r, c in zip(repeats, known, strict=True)
+        ):  # fmt: skip
+            chosen.append(repeats)
+    return [
+        sorted(known, key=lambda r: r.start) for known in (zip(*chosen, strict=True) if chosen else [()] * len(flats))
+    ]
 
 
 def _mark(flat: Flat, repeat: Repeat) -> object:

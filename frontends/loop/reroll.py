@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from linrec.draws import RANDOM
 from linrec.errors import CaptureError
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
@@ -27,7 +28,6 @@ from linrec.frontends.loop.reads import NUMERIC, Reads, Run
 from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
 from linrec.frontends.loop.variables import Made
 from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
-from linrec.linear.random import RANDOM
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
