@@ -383,9 +383,12 @@ class _Tracer:
         rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
         timed = {i for i, _ in axes}
         first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
+        length = _steps(self.shapes, axes)
         rest -= {
-            (i, d) for i, d in rest if i not in timed and d == len(self.shapes[i]) - 1 and not self._is_row(i, axes)
-        }
+            (i, d) for i, d in rest
+            if i not in timed and d == len(self.shapes[i]) - 1
+            and not (self._is_row(i, axes) or self.shapes[i] == (length,))  # a table, read up to the last step
+        }  # fmt: skip
         for size in sorted({self.shapes[i][d] for i, d in rest}):
             same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
             lead = [(i, d) for i, d in same if first[i] == d]

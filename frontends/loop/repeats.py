@@ -59,14 +59,15 @@ def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) ->
             *({(r.period, r.count - at[name]) for r in several} for several, at in zip(runs, lengths, strict=True))
         )
         marked = [
-            {
-                (_mark(flat, r), r.count - at[name]): r
-                for r in _chosen(flat, [r for r in several if (r.period, r.count - at[name]) in growing], at[name], [])
-            }
+            _marked(
+                flat,
+                _chosen(flat, [r for r in several if (r.period, r.count - at[name]) in growing], at[name], []),
+                at[name],
+            )
             for flat, several, at in zip(flats, runs, lengths, strict=True)
         ]
         for key in set(marked[0]).intersection(*marked[1:]):
-            candidates.append((key[1], [m[key] for m in marked]))
+            candidates.append((key[0], [m[key] for m in marked]))
     chosen: list[list[Repeat]] = []  # three steps of a loop over S may go into T - 1, where S goes into itself
     for _, repeats in sorted(candidates, key=lambda c: (abs(c[0]), c[1][0].period, c[1][0].start)):
         if not any(
@@ -79,15 +80,15 @@ def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) ->
     ]
 
 
-def _mark(flat: Flat, repeat: Repeat) -> object:
-    """What tells one loop from another, whatever the length: where it starts, and how many there are before it."""
-    first = flat.ops[repeat.start]
-    lines = tuple((s.file, s.line, s.start) for s in flat.stacks[first.result])
-    before = sum(
-        op.kind == first.kind and tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]) == lines
-        for op in flat.ops[: repeat.start]
-    )
-    return first.kind, lines, repeat.period, before // max(repeat.count, 1)
+def _marked(flat: Flat, repeats: list[Repeat], length: int) -> dict[tuple[int, object, int], Repeat]:
+    """What tells one loop from another, whatever the length: how many more steps it has, its lines, and its turn there."""
+    found: dict[tuple[int, object, int], Repeat] = {}
+    for r in sorted(repeats, key=lambda r: r.start):
+        first = flat.ops[r.start]
+        mark = (first.kind, tuple((s.file, s.line, s.start) for s in flat.stacks[first.result]), r.period)
+        turn = sum(known[1] == mark for known in found)
+        found[r.count - length, mark, turn] = r
+    return found
 
 
 def sets_apart(flat: Flat, repeats: Sequence[Repeat]) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from linrec.draws import RANDOM
 from linrec.errors import CaptureError
+from linrec.frontends.loop.branches import GUARDED
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
@@ -183,8 +184,23 @@ class _Reroller(Reads):
                 return self._merged(loop, values, op, is_read)
 
             args = tuple(merged([op.args[a] for op in ops]) for a in range(len(ops[0].args)))
+            if ops[0].kind in GUARDED and not self._ran_always(loop, j):
+                args = self._guarded(loop, j, ops[0], args)
             attrs = tuple((k, merged([op.attrs[a][1] for op in ops])) for a, (k, _) in enumerate(ops[0].attrs))
             self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
+
+    def _guarded(self, loop: int, j: int, op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
+        """Divide by one in the steps that do not divide: a quotient that nobody reads may have no derivative."""
+        place = GUARDED[op.kind]
+        divisor = op.args[place]
+        if not isinstance(divisor, Use):
+            return args
+        path = self.flat.paths.get(self._body_name(loop, j))
+        turns = self._turns(loop, op, path[0][0]) if path else None
+        if path is None or turns is None:
+            raise self._differs(op, "divides in some steps only")
+        chosen = (self._condition(loop, path, turns[0]), args[place], 1)
+        return (*args[:place], self._new("where", chosen, self.types[divisor.name], f"t{loop}"), *args[place + 1 :])
 
     def _turned(self, loop: int, ops: list[Op]) -> list[Op]:
         """Products and sums in one order: torch has h*0.5 for 0.5*h, where other steps have a*h."""
