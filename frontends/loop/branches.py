@@ -396,7 +396,8 @@ def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]
 
 def _is_safe(ops: tuple[Op, ...]) -> bool:
     """May it run where the program would not: without drawing numbers, and with finite derivatives of finite numbers?"""
-    return ops[0].kind in _SAFE or ops[0].kind in GUARDED
+    kind = ops[0].kind
+    return kind in _SAFE or kind in GUARDED or (kind == "dropout" and all(op.args[2] is False for op in ops))
 
 
 GUARDED = {

@@ -149,7 +149,7 @@ class _Scope:
     def _is_dropped(self, node: ast.AST) -> bool:
         """Is the counter part of plain arithmetic whose result has a name that nothing reads?"""
         inside, parent = node, self.parents.get(node)
-        while isinstance(parent, ast.BinOp | ast.UnaryOp) or (
+        while isinstance(parent, ast.BinOp | ast.UnaryOp | ast.IfExp | ast.Compare) or (
             isinstance(parent, ast.Call) and _called_name(parent) in _PURE
         ):
             inside, parent = parent, self.parents.get(parent)

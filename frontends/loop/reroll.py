@@ -16,6 +16,7 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -420,16 +421,29 @@ class _Reroller(Reads):
         return self._new("signal", (table, 0, 0, 1), t, f"t{loop}")
 
     def _repeats_of_other(self, loop: int, values: list[Arg]) -> Arg | None:
-        """The list of all repeats of an earlier loop, read in order or in reverse."""
-        run = self._run_of(values)
-        if run is None or run.length != len(values):
+        """The list of all repeats of an earlier loop, read in order or in reverse, and of steps of it that stand apart."""
+        for early, late in itertools.product(range(PEELED + 1), repeat=2):
+            middle = values[early : len(values) - late]
+            run = self._run_of(middle) if len(middle) > 1 else None
+            if run is not None and run.length == len(middle):
+                break
+        else:
             return None
-        first = values[0]
+        first = middle[0]
         assert isinstance(first, Use)
-        stacked = self._stacked(run, 0, first, False)
-        key = ("signal", loop, stacked.name)
+        stacked, ends = self._stacked(run, 0, first, False), (*values[:early], *values[len(values) - late :])
+        key = ("signal", loop, stacked.name, *ends)
         if key not in self.cache:
-            self.cache[key] = self._new("signal", (stacked, 0, 0, 1), self.types[first.name], f"t{loop}")
+            row = self.types[first.name]
+            if any(not isinstance(v, Use) or self.types.get(v.name) != row for v in ends):
+                return None
+            if ends:
+                rows = [
+                    self._new("unsqueeze", (self._read_outside(v), 0), Type(row.dtype, (1, *row.shape))) for v in ends
+                ]
+                whole = Type(row.dtype, (len(values), *row.shape))
+                stacked = self._new("cat", ((*rows[:early], stacked, *rows[early:]), 0), whole)
+            self.cache[key] = self._new("signal", (stacked, 0, 0, 1), row, f"t{loop}")
         return self.cache[key]
 
     def _differs(self, op: Op, what: str) -> CaptureError:
