@@ -350,7 +350,7 @@ def _new_engine(model: Any, options: Options) -> Engine:
     if not callable(model):
         raise TypeError(f"expected a function or a module, got {type(model).__name__}")
     return Engine(
-        inspect.unwrap(model) if inspect.isfunction(model) else model,
+        model,
         getattr(model, "__qualname__", "program"),
         options,
     )

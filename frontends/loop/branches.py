@@ -24,7 +24,7 @@ from linrec.frontends.loop.counters import definition
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import Repeat
 from linrec.frontends.loop.trace import Frame, Line, Trace
-from linrec.ir import Op
+from linrec.ir import Op, Use
 
 _LONGEST_TRACE = 120
 _HORIZON = 4096
@@ -397,7 +397,11 @@ def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]
 def _is_safe(ops: tuple[Op, ...]) -> bool:
     """May it run where the program would not: without drawing numbers, and with finite derivatives of finite numbers?"""
     kind = ops[0].kind
-    return kind in _SAFE or kind in GUARDED or (kind == "dropout" and all(op.args[2] is False for op in ops))
+    if kind == "dropout":
+        return all(op.args[2] is False for op in ops)
+    if kind in ("remainder", "fmod"):
+        return not isinstance(ops[0].args[1], Use)
+    return kind in _SAFE or kind in GUARDED
 
 
 GUARDED = {
@@ -413,7 +417,7 @@ _SAFE = frozenset("""
     cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
     scatter_add index_add index_copy index_fill index_put _unsafe_index square
     linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
-    relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax logsumexp logaddexp layer_norm softsign
+    sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax logsumexp logaddexp layer_norm softsign
     select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
     select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu
     cat stack pad constant_pad_nd flip roll repeat repeat_interleave tile transpose t mT numpy_T permute movedim swapaxes

@@ -405,9 +405,11 @@ class _Tracer:
                 yield a in lead, [a]
 
     def _is_row(self, place: int, axes: list[Axis]) -> bool:
-        """Is it a number for each member of a batch: all that has time is time by batch, one number at each step?"""
-        rows = {self.shapes[i] for i, _ in axes}
-        return len(self.shapes[place]) == 1 and all(len(s) == 2 and s[1] in self.shapes[place] for s in rows)
+        """Is it a number for each member of a batch, and for no feature?"""
+        timed = {i: d for i, d in axes}
+        beside = {i: [n for e, n in enumerate(self.shapes[i]) if e != d] for i, d in timed.items()}
+        batches, features = {s[0] for s in beside.values() if s}, {n for s in beside.values() for n in s[1:]}
+        return len(self.shapes[place]) == 1 and self.shapes[place][0] in batches - features
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""

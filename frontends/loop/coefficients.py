@@ -136,6 +136,10 @@ def _operands(code: CodeType, source: Source) -> Iterator[ast.expr]:
                 yield from (left, right)
             case ast.AugAssign(value=value):
                 yield value
+            case ast.Subscript(slice=ast.Tuple(elts=indices)):
+                yield from indices
+            case ast.Subscript(slice=index):
+                yield index
             case ast.Compare(left=left, comparators=others):
                 yield from (left, *others)
             case ast.Call(args=args, keywords=keywords):
@@ -297,6 +301,15 @@ class _Reader:
             if isinstance(value, bool | int | float):
                 return ast.Constant(value)
         return None
+
+
+def is_affine(coefficient: Coefficient) -> bool:
+    """Is it a counter times a number plus a number, which any three steps tell?"""
+    plain = ast.Name | ast.Constant | ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop | ast.expr_context
+    nodes = list(ast.walk(coefficient.expression))
+    return all(isinstance(n, plain) for n in nodes) and not any(
+        isinstance(n, ast.Mod | ast.FloorDiv | ast.Div | ast.Pow | ast.BitAnd) for n in nodes
+    )
 
 
 class Table:

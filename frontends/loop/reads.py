@@ -90,6 +90,10 @@ class Reads(Rolling):
             read = self._read_variable(loop, values, op, is_read)
         return self._split(loop, values, op, is_read, branches, plain=False) if read is None else read
 
+    def _signal_of(self, loop: int, value: Arg) -> str:
+        place = self.where.get(value.name) if isinstance(value, Use) else None
+        return self._body_name(loop, place[2]) if place is not None and place[0] == loop else ""
+
     def _plain(
         self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
     ) -> Arg | None:
@@ -100,6 +104,12 @@ class Reads(Rolling):
     def _split(
         self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch], *, plain: bool
     ) -> Arg | None:
+        # two branches may come out alike in every trace: only those that lead to what is read can tell
+        leading = {
+            branch for v, was in zip(values, is_read, strict=True) if was
+            for branch, _ in self.flat.paths.get(self._signal_of(loop, v), ())
+        }  # fmt: skip
+        branches = [branch for branch in branches if branch in leading] if leading else branches
         if not branches:
             return None
         branch, *others = branches

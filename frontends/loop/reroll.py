@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from linrec.draws import RANDOM
 from linrec.errors import CaptureError
+from linrec.frontends.loop import coefficients
 from linrec.frontends.loop.branches import GUARDED
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
@@ -257,7 +258,10 @@ class _Reroller(Reads):
         if step == 0:
             return None
         whole = self._read_outside(source)
-        if step is None:
+        positions = self._positions(loop, j, indices, op)
+        if positions is not None:
+            whole, start, step = self._new("index_select", (whole, dim, positions), None), 0, 1
+        elif step is None:
             if not self.tables:
                 raise self._differs(op, "reads positions that do not advance evenly")
             table = self._table(tuple(indices.values()), "i64")
@@ -277,6 +281,19 @@ class _Reroller(Reads):
         self.ops.append(replace(signal, result=f"{name}.row"))
         test = self._condition(loop, path, turns[0])
         return replace(op, result=name, kind="where", args=(test, Use(f"{name}.row"), 0), attrs=(), time=f"t{loop}")
+
+    def _positions(self, loop: int, j: int, indices: Mapping[int, Arg], op: Op) -> Use | None:
+        """Positions that are some other function of time: a[t % 3], a[min(t, 9)]."""
+        flat, repeat = self.flat, self.repeats[loop]
+        frames = [flat.frames.get(flat.ops[repeat.start + i * repeat.period + j].result) for i in indices]
+        if op.source is None or len(indices) < repeat.count:
+            return None
+        found = coefficients.read([*indices.values()], frames, op.source, flat.watch, [*indices])
+        if found is None or coefficients.is_affine(found):
+            return None
+        flat.read |= found.places
+        flat.timed.append(((op.kind, op.source), found))
+        return coefficients.Table(found, repeat.count, self._written).vector_of("i64")
 
     def _padded(self, whole: Arg, type_: Type, dim: int, start: int, stop: int) -> tuple[Arg, int]:
         """The tensor, with zeros where only steps that read nothing would reach beyond its ends; where it is read from."""
@@ -411,7 +428,7 @@ class _Reroller(Reads):
         flipped = self._repeats_of_other(loop, values)
         if flipped is not None:
             return flipped
-        if not self.tables or not all(isinstance(v, Use) for v in values):
+        if not self.tables or not all(isinstance(v, Use) and v.name in self.types for v in values):
             raise self._differs(op, "reads different values of outside at different steps")
         first = values[0]
         assert isinstance(first, Use)

@@ -23,6 +23,7 @@ Factors = tuple[Factor, ...]
 Product = tuple[tuple[Axis, ...], Factors, tuple[tuple[Axis, Axis], ...]]  # axes, coefficients, axes that are one
 _CANDIDATES = 24  # values tried as the vector that a product is opened at
 _OPENINGS = 32  # products opened for one recurrence: opening a shift gives another shift
+_TRIES = 48  # and values looked at for that: each takes a walk over the program
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def rank_one_of(graph: Graph, recurrence: Recurrence) -> RankOne | Refusal:
 
 class _Finder:
     def __init__(self, graph: Graph, recurrence: Recurrence) -> None:
-        self.recurrence, self.labels, self.openings = recurrence, Labels(), 0
+        self.recurrence, self.labels, self.openings, self.tries = recurrence, Labels(), 0, 0
         self.graph = _with_aliases(graph)
         self.state = recurrence.states[0]
 
@@ -196,7 +197,8 @@ class _Finder:
             return None
         for candidate in self.candidates(value, joined=joined):
             between = _between(self.graph, candidate, value.name)
-            if not between:
+            self.tries += bool(between)
+            if not between or self.tries > _TRIES:
                 continue
             before = self.graph
             analysis = self.analyse(between, [candidate])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from programs import X, index, lti, ltv, mask, normal, open_, program, refused, uniform
+from programs import Expected, X, index, lti, ltv, mask, normal, open_, program, refused, uniform
 
 MAX, MIN, LOG = "max-plus", "min-plus", "log-sum-exp"
 
@@ -149,7 +149,10 @@ def discounted_logsumexp(x: Tensor, log_gate: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
-@program(normal("B", "T", 5), expect=ltv(semiring=LOG))
+CHEAP = Expected(("ltv",), None, "either", ("", "LR2003"), (LOG,))  # in a few steps the loop is as fast
+
+
+@program(normal("B", "T", 5), expect=CHEAP)
 def ctc_forward(log_probs: Tensor) -> Tensor:
     """States in a row; each is reached from itself and from its left neighbour."""
     log_probs = log_probs.log_softmax(-1)
