@@ -7,7 +7,7 @@ parameters alone is kept between calls only while they stay equal (`linrec.const
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from linrec.compiler import Compiled, Engine
 from linrec.constants import Cached
 from linrec.dtypes import LONG
 from linrec.emit.batchfirst import SHARED, batch_first
+from linrec.emit.ended import ended
 from linrec.emit.onestep import one_step
 from linrec.emit.ownership import own_state
 from linrec.emit.source import Program, emit
@@ -86,6 +87,7 @@ class Recurring:
         self.rows_are_apart = False  # shown once, where rows end or start on their own
         self._environment = engine.environment_now()
         self._quick = _Quick(self)
+        self._ending: dict[tuple[bool, bool], Form | None] = {}
 
     # forms -----------------------------------------------------------------------------------------
 
@@ -109,6 +111,22 @@ class Recurring:
     def stepping(self) -> Form:
         """One step."""
         return Form.of(self.step_graph, self.captured.keys(), keep_derived=True)
+
+    def ending(self, *, from_start: bool, with_state: bool) -> Form | None:
+        """The whole program, or from a state, for rows that end at steps of their own; None if they share what they end in.
+
+        Its last arguments are the ends (B,) of rows and whether a step is before them (B, T).
+        """
+        key = from_start, with_state
+        if key not in self._ending:
+            graph = self._stateful.start if from_start else self._stateful.onward
+            if not with_state:
+                graph = replace(graph, outputs=graph.outputs[: len(self.outputs)])
+            forms = self.engine.options.forms
+            proven = [p for p in default_pipeline().passes if p.name not in ("choose-form", "lower")]
+            made = ended(Pipeline(proven).run(graph, Context({"T": 64}, self.frozen, forms)))
+            self._ending[key] = made and Form.of(_passed(made, {"T": 64}, self.frozen, forms), self.frozen)
+        return self._ending[key]
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -271,6 +289,35 @@ class Recurring:
         # not the last entries of an output, which would be kept as long as the state is, and change with it
         new = {leaf.name: value.clone() for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
+
+    def end(
+        self, tensors: Sequence[Tensor], state: State | None, ends: Tensor, *, with_state: bool
+    ) -> tuple[list[Any], State] | None:
+        """A chunk of which row b takes the first `ends[b]` steps, inputs harmless behind them; None if rows cannot.
+
+        Results at steps behind a row's end, and those of rows without a step, are anything; states are each row's own.
+        Rows that start with special steps take more than these.
+        """
+        if (state is not None and self.is_warming(state)) or (with_state and any(map(_is_common, self.leaves))):
+            return None
+        from_start = state is None and self.warmup > 0
+        form = self.ending(from_start=from_start, with_state=with_state)
+        if form is None:
+            return None
+        axis, sample = next((a, x) for a, x in zip(self.inputs, tensors, strict=True) if a is not None)
+        valid = torch.arange(sample.shape[axis], device=ends.device) < ends.unsqueeze(1)
+        sizes, device, count = {**self.lengths(tensors, wide=True)}, sample.device, len(self.outputs)
+        if from_start:
+            found = form(*tensors, *self.values(), ends, valid)
+            return list(found[:count]), self.named(found[count:], device, sizes) if with_state else {}
+        if state is None:
+            state = self.first(tensors, sizes)
+        found = form(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves), ends, valid)
+        after = {}
+        for leaf, value in zip(self.leaves, found[count:], strict=False):
+            took = (ends > 0).view(-1, *(1,) * (value.dim() - 1))
+            after[leaf.name] = torch.where(took, value, state[leaf.name])
+        return list(found[:count]), after
 
     def _warm(
         self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
@@ -447,6 +494,11 @@ class _Call:
 
     def __getitem__(self, name: str) -> Any:
         return self._get()
+
+
+def _is_common(leaf: Leaf) -> bool:
+    """Have rows this part of the state in common?"""
+    return not leaf.type.shape or leaf.name.endswith(SHARED)
 
 
 def _cleaned(graph: Graph) -> Graph:

@@ -25,6 +25,7 @@ _ROWS, _CHANGED = 5, 1  # so that neither a flip nor a shift leaves the changed 
 _STEPS = 3  # beyond those that are special
 
 
+@torch.no_grad()
 def require_rows(program: Recurring, row: Sequence[Tensor], sizes: Mapping[str, int]) -> None:
     """Refuse, tried once for each program, one in which a row of the batch depends on others.
 
