@@ -6,7 +6,8 @@ parameters alone is kept between calls only while they stay equal (`linrec.const
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,8 @@ from linrec.manager import Context, Pipeline
 from linrec.passes import default_pipeline
 from linrec.sizes import Size, evaluate
 from linrec.states import BATCH, State, batch_axis
+from linrec.tables import past_the_end
+from linrec.writes import first_states, with_writes
 
 _CLEANING = ("canonicalize", "cse", "hoist", "dce")
 _SEEN = ".seen"  # warming up: the inputs of the steps so far
@@ -64,7 +67,9 @@ class Recurring:
         self.getters = compiled.getters
         self.spec = compiled.captured.out_spec
         graph = _cleaned(compiled.captured.graph)
-        self._stateful = batch_first(_stateful_at_any_length(graph, compiled.captured.held))
+        self._stateful = batch_first(_stateful_at_any_length(with_writes(graph), compiled.captured.held))
+        self.begins_in = first_states(graph, self._stateful)
+        self.returned = len(graph.outputs)  # after these results come those that are written somewhere
         self.leaves: tuple[Leaf, ...] = self._stateful.leaves
         self.warmup = self._stateful.warmup
         self.names = [i.name for i in graph.inputs if i.role == "input"]
@@ -324,23 +329,23 @@ class Recurring:
     ) -> tuple[list[Any], State]:
         """All inputs so far; the whole program runs on them once there are enough."""
         new = lengths["T"]
+        results: list[Any]
         whole = list(tensors)
         if state is not None:
             whole = [self._with_seen(n, x, state) for n, x in enumerate(tensors)]
         axis, sample = next((a, x) for a, x in zip(self.inputs, whole, strict=True) if a is not None)
         total = sample.shape[axis]
+        count = len(self.outputs)
         if total > self.warmup:
             found = self.starting(*whole, *self.values())
-            count = len(self.outputs)
             after = self.named(found[count:], sample.device, {**lengths, "T": total})
-            results: list[Any] = list(found[:count])
+            results = list(found[:count])
         else:
             # as written: the first steps are what is special
             args, kwargs = self._arguments(whole)
-            if all(offset >= total for offset in self._stateful.offsets):
-                results = [None] * len(self.outputs)
-            else:
-                results = pytree.tree_leaves(self._as_written(args, kwargs, total))
+            results = [None] * count  # what the original writes, it has written
+            if any(offset < total for offset in self._stateful.offsets):
+                results[: self.returned] = pytree.tree_leaves(self._as_written(args, kwargs, total))
             after = self._as_seen(whole)
         return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
 
@@ -402,15 +407,37 @@ class Recurring:
         outputs = self.stepping(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
         count = len(self.outputs)
         new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
-        self._quick.remember(tensors, state)
+        if len(outputs) == self.returned + len(self.leaves):
+            self._quick.remember(tensors, state)
         return list(outputs[:count]), new
 
     def quick(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
         """A step like the last one, without asking again what it has asked; None if something is different."""
         return self._quick(tensors, state)
 
-    def shaped(self, outputs: list[Any]) -> Any:
-        """Results in the structure in which the original returns them."""
+    @contextmanager
+    def within_tables(self, state: State | None, steps: int) -> Iterator[None]:
+        """Where a lookup fails: StateError (LR4010) if it is that of a table at a step past its end."""
+        try:
+            yield
+        except IndexError as error:
+            clock = next((leaf.name for leaf in self.leaves if leaf.input == self._stateful.clock), None)
+            so_far = 0 if clock is None or state is None or self.is_warming(state) else int(state[clock])
+            found = past_the_end(self.graph, self._stateful.clock, so_far, steps)
+            if found is None:
+                raise
+            raise found from error
+
+    def finished(self, tensors: Sequence[Tensor], outputs: list[Any], *, wide: bool) -> Any:
+        """Results in the structure in which the original returns them, and all else written where it writes it."""
+        if len(outputs) > self.returned:
+            written = [
+                out.unsqueeze(axis) if isinstance(axis, int) and not wide and not path.startswith("argument:") else out
+                for (path, _), axis, out in zip(
+                    self.compiled.graph.effects, self.outputs[self.returned :], outputs[self.returned :], strict=True
+                )
+            ]
+            outputs = self.engine.write_back(self.compiled, outputs[: self.returned], written, tensors)
         return pytree.tree_unflatten(outputs, self.spec)
 
 

@@ -26,6 +26,7 @@ from linrec.program import Recurring
 from linrec.rows import require_plain, require_rows
 from linrec.sizes import evaluate
 from linrec.states import BATCH, State, batch_axis, is_shared
+from linrec.writes import require_afresh
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,16 @@ def run_ragged(
         reset_mask: (B, T) booleans; true where a row starts afresh before it takes the step.
         return_state: whether the state is asked for.
 
-    Raises StateError (LR4008) where rows cannot be told apart, or end in states of different make.
+    Raises StateError where rows cannot be told apart, or end in states of different make (LR4008), and where the first
+    state is kept in a place that the program writes (LR4009).
     """
     sizes = program.lengths(tensors, wide=True)
+    require_afresh(program.begins_in)
+    if any(path.startswith("argument:") for path, _ in program.compiled.graph.effects):
+        raise StateError(
+            "LR4008", "the program writes to its arguments, which hold steps behind the ends of rows",
+            help="give it a copy to write to inside the model: x = x.clone()",
+        )  # fmt: skip
     if BATCH not in sizes or "T" not in sizes:
         raise StateError("LR4008", "lengths and reset_mask need a batch axis", help="give inputs of (batch, time, ...)")
     rows, steps = sizes[BATCH], sizes["T"]
