@@ -395,9 +395,10 @@ class Engine:
     ) -> Compiled:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         earlier = [made.captured for made in self.programs.get(self._key(leaves, spec, environment), ())]
-        captured = capture(
-            self.function, environment, args, kwargs, self.name, earlier=earlier, of_any_length=of_any_length
-        )
+        with disabled():  # what is compiled inside is captured as written
+            captured = capture(
+                self.function, environment, args, kwargs, self.name, earlier=earlier, of_any_length=of_any_length
+            )
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)
@@ -465,7 +466,7 @@ class Engine:
 
         def original(*inputs: Tensor) -> list[Any]:
             a, k = _given(list(inputs), leaves, spec)
-            with Restored(environment), _saved(environment):
+            with disabled(), Restored(environment), _saved(environment):
                 return pytree.tree_leaves(self.function(*a, **k))
 
         def emitted(*inputs: Tensor) -> list[Any]:

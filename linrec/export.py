@@ -66,7 +66,8 @@ def export_step(program: Recurring, file: str | os.PathLike[str] | None = None) 
         shape = [evaluate(d, {**program.sizes, BATCH: EXAMPLE_BATCH}) for d in i.type.shape]
         examples.append(torch.zeros(shape, dtype=getattr(torch, LONG[i.type.dtype])))
         dynamic.append({a: batch for a, d in enumerate(i.type.shape) if isinstance(d, Size) and BATCH in d.names})
-    with torch.no_grad():
+    # the best order of products depends on the batch, and to look for it would fix that
+    with torch.no_grad(), torch.backends.opt_einsum.flags(enabled=False):
         exported = torch.export.export(StepModule(program).eval(), tuple(examples), dynamic_shapes=(tuple(dynamic),))
     if file is not None:
         names = [*program.names, *(leaf.name for leaf in program.leaves)]

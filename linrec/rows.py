@@ -127,7 +127,9 @@ def _differ(old: Any, new: Any, type_: object) -> bool:
     if not isinstance(old, Tensor):
         return bool(old != new)
     axis = batch_axis(type_)
-    if axis is None:
+    if axis is not None and isinstance(type_, Type):
+        axis -= len(type_.shape) - old.dim()  # narrower where it is made of a number still: h = 0 before the first step
+    if axis is None or axis < 0:
         return not _equal(old, new)
     if isinstance(type_, Type) and type_.shape[axis] != size(BATCH):
         return False  # rows and others in one axis, in an order that what sets them apart again shows
