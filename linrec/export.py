@@ -73,10 +73,23 @@ def export_step(program: Recurring, file: str | os.PathLike[str] | None = None) 
         names = [*program.names, *(leaf.name for leaf in program.leaves)]
         count = len(program.outputs)
         results = [f"y{n}" for n in range(count)] if count > 1 else ["y"]
-        written = torch.onnx.export(
-            exported, input_names=names, output_names=[*results, *(f"{leaf.name}.next" for leaf in program.leaves)],
-            dynamo=True, verbose=False,
-        )  # fmt: skip
+        try:
+            written = torch.onnx.export(
+                exported, input_names=names, output_names=[*results, *(f"{leaf.name}.next" for leaf in program.leaves)],
+                dynamo=True, verbose=False,
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            raise StateError(
+                "LR4007", f"the step of {program.engine.name} cannot be written as ONNX: {_cause(error)}",
+                help="write complex states as pairs of real numbers; without a file, the torch.export program has all operators",
+            ) from error  # fmt: skip
         assert written is not None
         written.save(os.fspath(file))
     return exported
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if str(error) else type(error).__name__

@@ -31,6 +31,7 @@ from linrec.frontends.loop.counters import Unreadable
 from linrec.ir import Graph
 from linrec.manager import Context, Pipeline
 from linrec.passes import default_pipeline
+from linrec.quick import Quick
 from linrec.sizes import Size, evaluate
 from linrec.states import BATCH, State, batch_axis
 from linrec.tables import past_the_end
@@ -91,7 +92,7 @@ class Recurring:
         self.kinds = tuple((x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
         self.rows_are_apart = False  # shown once, where rows end or start on their own
         self._environment = engine.environment_now()
-        self._quick = _Quick(self)
+        self._quick = Quick(self)
         self._ending: dict[tuple[bool, bool], Form | None] = {}
 
     # forms -----------------------------------------------------------------------------------------
@@ -130,7 +131,8 @@ class Recurring:
             forms = self.engine.options.forms
             proven = [p for p in default_pipeline().passes if p.name not in ("choose-form", "lower")]
             made = ended(Pipeline(proven).run(graph, Context({"T": 64}, self.frozen, forms)))
-            self._ending[key] = made and Form.of(_passed(made, {"T": 64}, self.frozen, forms), self.frozen)
+            passed = None if made is None else _passed(made, {"T": 64}, self.frozen, forms)
+            self._ending[key] = None if passed is None else Form.of(passed, self.frozen)
         return self._ending[key]
 
     @property
@@ -311,7 +313,7 @@ class Recurring:
             return None
         axis, sample = next((a, x) for a, x in zip(self.inputs, tensors, strict=True) if a is not None)
         valid = torch.arange(sample.shape[axis], device=ends.device) < ends.unsqueeze(1)
-        sizes, device, count = {**self.lengths(tensors, wide=True)}, sample.device, len(self.outputs)
+        sizes, device, count = self.lengths(tensors, wide=True), sample.device, len(self.outputs)
         if from_start:
             found = form(*tensors, *self.values(), ends, valid)
             return list(found[:count]), self.named(found[count:], device, sizes) if with_state else {}
@@ -439,88 +441,6 @@ class Recurring:
             ]
             outputs = self.engine.write_back(self.compiled, outputs[: self.returned], written, tensors)
         return pytree.tree_unflatten(outputs, self.spec)
-
-
-class _Quick:
-    """The step of a model that did not change since the last one: a few comparisons, then the emitted function.
-
-    A step of a small model takes some tens of microseconds, so what is asked here must cost one or two.
-    """
-
-    def __init__(self, program: Recurring) -> None:
-        self.program = program
-        self.names = [leaf.name for leaf in program.leaves]
-        self.count = len(program.outputs)
-        self.is_plain = program.spec.is_leaf()
-        self.seen: tuple[Any, ...] | None = None
-        engine = program.engine
-        environment = engine.environment_now()
-        places = []
-        for path, get in zip(program.captured.values(), program.getters, strict=True):
-            owner, _, name = path.rpartition(".")
-            module = environment.modules.get(owner) if engine.module is not None and path else None
-            space = next((s for s in (module._parameters, module._buffers) if name in s), None) if module else None
-            places.append((space, name) if space is not None else (_Call(get), ""))
-        self.places: list[tuple[Any, str]] = places
-        modules = list(environment.modules.values())
-        self.watched = [
-            (space, name, value)
-            for m in modules
-            for space in (vars(m), m._modules)
-            for name, value in space.items()
-            if space is m._modules or not name.startswith("_")
-        ]
-        self.hooks = [(found, tuple(found)) for m in modules for found in (m._forward_hooks, m._forward_pre_hooks)]
-
-    def remember(self, tensors: Sequence[Tensor], state: State) -> None:
-        """This call went the long way and was found right."""
-        run, constants = self.program.stepping.program.run, self.program.stepping.constants
-        try:
-            values = [space[name] for space, name in self.places]
-        except KeyError:  # a parameter that has become something else
-            return
-        kinds = [(x.shape, x.dtype, x.device) for x in (*tensors, *(state[n] for n in self.names))]
-        self.seen = (run, constants, len(tensors), kinds, [v.dtype for v in values], torch.get_default_dtype())
-
-    def __call__(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
-        if self.seen is None or state.__class__ is not dict or len(state) != len(self.names):
-            return None
-        run, constants, count, kinds, dtypes, default = self.seen
-        if len(tensors) != count or torch.get_default_dtype() is not default:
-            return None
-        try:
-            values = [space[name] for space, name in self.places]
-            held = [state[name] for name in self.names]
-        except KeyError:
-            return None
-        for x, (shape, dtype, device) in zip((*tensors, *held), kinds, strict=False):
-            if x.__class__ is not Tensor and not isinstance(x, Tensor):
-                return None
-            if x.shape != shape or x.dtype is not dtype or x.device != device:
-                return None
-        if [v.dtype for v in values] != dtypes:
-            return None
-        for space, name, value in self.watched:
-            if space.get(name) is not value:
-                return None
-        for hooks, were in self.hooks:
-            if tuple(hooks) != were:
-                return None
-        outputs = run(constants, *tensors, *values, *held)[0]
-        new = dict(zip(self.names, outputs[self.count :], strict=False))
-        if self.is_plain:
-            return outputs[0], new
-        return pytree.tree_unflatten(list(outputs[: self.count]), self.program.spec), new
-
-
-class _Call:
-    """A getter that looks like a space of one name."""
-
-    def __init__(self, get: Any) -> None:
-        self._get = get
-
-    def __getitem__(self, name: str) -> Any:
-        return self._get()
 
 
 def _is_common(leaf: Leaf) -> bool:

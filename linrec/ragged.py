@@ -255,9 +255,7 @@ class _Ragged:
             late = max(s.long for s in members) - many  # the step of the first entry
             for i, s in enumerate(members):
                 if isinstance(time, int) and s.long > late:
-                    place[s.row, s.start + late - base : s.stop - base] = (
-                        torch.arange(s.long - late) + count + i * many
-                    )
+                    place[s.row, s.start + late - base : s.stop - base] = torch.arange(s.long - late) + count + i * many
                 elif not isinstance(time, int) and s.is_final and s.long:
                     place[s.row, 0] = count + i
             flat.append(moved.flatten(0, 1))

@@ -85,11 +85,9 @@ class RecurrentModule(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The model, and what the form was made for: it is captured again where it is loaded."""
-        args, kwargs = pytree.tree_map_only(
-            Tensor, lambda x: x.new_zeros(()).expand(x.shape), self._current.example
-        )
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), self._current.example)
         engine = self._engine
-        owner = engine.function if engine.module is None else engine.module
+        owner: Any = engine.function if engine.module is None else engine.module
         if engine.module is None:  # the name of a decorated function stands for the compiled one
             named = getattr(sys.modules.get(owner.__module__), getattr(owner, "__name__", ""), None)
             owner = named if getattr(named, "__wrapped__", None) is owner else owner

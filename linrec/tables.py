@@ -9,7 +9,7 @@ from __future__ import annotations
 import networkx as nx
 
 from linrec.errors import StateError
-from linrec.ir import Graph, Op, Use, uses_in
+from linrec.ir import Graph, Use, uses_in
 
 _INDEX = {"index_select": 2, "embedding": 1, "gather": 2, "index": 1}  # lookups, and which argument says where
 
@@ -32,7 +32,9 @@ def past_the_end(graph: Graph, clock: str, before: int, steps: int) -> StateErro
         type_ = types[source.name]
         long = type_.shape[axis] if not isinstance(type_, tuple) and type_ is not None else None
         if isinstance(long, int) and before + steps > long - _start(graph, op.args[at]):
-            name = next((paths[n] for n in (source.name, *sorted(nx.ancestors(edges, source.name))) if n in paths), source.name)
+            name = next(
+                (paths[n] for n in (source.name, *sorted(nx.ancestors(edges, source.name))) if n in paths), source.name
+            )
             reads = f"after {before} steps, {steps} more" if before else f"{steps} steps"
             return StateError(
                 "LR4010", f"{name.rpartition(':')[2]} has {long} entries along time, and {reads} read past its end",

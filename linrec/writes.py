@@ -23,7 +23,9 @@ def with_writes(graph: Graph) -> Graph:
     """What is written as results after those that are returned. Raises StateError (LR4009) for running statistics."""
     for op in graph.ops:
         if op.kind in _NORMS and isinstance(op.args[3], Use) and op.args[5] is True:
-            raise _refusal(graph, op, f"`{op.kind}` updates its running statistics at every call", "call net.eval() first")
+            raise _refusal(
+                graph, op, f"`{op.kind}` updates its running statistics at every call", "call net.eval() first"
+            )
     return replace(graph, outputs=(*graph.outputs, *(use for _, use in graph.effects)), effects=())
 
 
@@ -38,13 +40,17 @@ def first_states(graph: Graph, program: Stateful) -> tuple[str, ...]:
     for (path, use), axis, offset in zip(graph.effects, program.outputs[count:], program.offsets[count:], strict=True):
         is_argument = path.startswith("argument:")
         place = int(path.partition(":")[2]) if is_argument else None
-        name = next((i.name for n, i in enumerate(graph.inputs) if n == place or (not is_argument and i.path == path)), "")
+        name = next(
+            (i.name for n, i in enumerate(graph.inputs) if n == place or (not is_argument and i.path == path)), ""
+        )
         what = f"its argument {name}" if is_argument else path
         if place is not None and (program.warmup or program.inputs[place] is not None):
             if program.warmup or axis != program.inputs[place] or offset:
                 raise _refusal(graph, made.get(use.name), f"it writes to {what}, not one entry at each step", _OUTSIDE)
         elif name in onward or (program.warmup and name in start):
-            raise _refusal(graph, made.get(use.name), f"it writes to {what} at each call, and every step reads it", _OUTSIDE)
+            raise _refusal(
+                graph, made.get(use.name), f"it writes to {what} at each call, and every step reads it", _OUTSIDE
+            )
         elif name in start:
             found.append(what)
     return tuple(found)

@@ -6,6 +6,7 @@ zero by zero, where 0 * inf makes NaN of a gradient that should be zero.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +96,8 @@ def growing_before_an_exponential(m: Any, x: Tensor) -> Tensor:
     for t in range(x.shape[1]):
         h = h + 40 * x[:, t].abs().clamp(min=1.0)
         out.append(1 / (1 + torch.exp(h * 1.5 - 200)))
-    return m.decay * torch.stack(out, 1)[:, -1]
+    last: Tensor = m.decay * torch.stack(out, 1)[:, -1]
+    return last
 
 
 @module
@@ -147,7 +149,7 @@ def best_path(m: Any, x: Tensor) -> Tensor:
 
 @module
 def starts_as_the_first_input(m: Any, x: Tensor) -> Tensor:
-    h = x[:, 0] * m.decay
+    h: Tensor = x[:, 0] * m.decay
     for t in range(x.shape[1]):
         h = m.decay * h + x[:, t]
     return h
@@ -276,7 +278,9 @@ def test_rows_go_on_from_where_they_ended(build: Module) -> None:
         whole = torch.cat([x[row : row + 1, :end], x.flip(1)[row : row + 1, :more]], 1)
         want, want_after = net(whole, return_state=True)
         same({name: value[row : row + 1] for name, value in after.items()}, want_after)
-        for value, wanted, axis in zip(leaves_of(results), leaves_of(want), form_of(net, x).program.outputs, strict=True):
+        for value, wanted, axis in zip(
+            leaves_of(results), leaves_of(want), form_of(net, x).program.outputs, strict=True
+        ):
             if isinstance(axis, int):
                 same(value[row : row + 1, :more], wanted[:, end:])
             elif more:
@@ -294,7 +298,7 @@ def test_resets_take_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counted.runs <= 18, "two groups for each power of two: rows that go on, and rows that start"
     for row in range(8):
         cuts = [0, *(n for n in mask[row].nonzero().flatten().tolist() if n), 300]
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in itertools.pairwise(cuts):
             (part, end), after = net(x[row : row + 1, start:stop], return_state=True)
             same(results[row : row + 1, start:stop], part)
         same(last[row : row + 1], end)
@@ -327,7 +331,7 @@ def test_counts_that_rows_share() -> None:
     got = compiled(x, lengths=torch.tensor(ENDS))
     for row, end in enumerate(ENDS):
         same(got[row : row + 1], net(x[row : row + 1, :end]))
-    with pytest.raises(StateError, match="LR4008.*'t'"):
+    with pytest.raises(StateError, match=r"LR4008.*'t'"):
         compiled(x, lengths=torch.tensor(ENDS), return_state=True)
 
 

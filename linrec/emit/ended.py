@@ -258,7 +258,9 @@ class _Ender:
         long = self.trip(op) if op.kind == "signal" else (op.type.shape or (1,))[axis]
         if "T" not in names_of(long):
             return None
-        over = [d - long for u in op.uses() if u.name in self.types for d in self.types[u.name].shape if "T" in names_of(d)]
+        over = [
+            d - long for u in op.uses() if u.name in self.types for d in self.types[u.name].shape if "T" in names_of(d)
+        ]
         return axis if op.kind == "cumsum" or any(isinstance(n, int) and n > 0 for n in over) else None
 
     def row(self, name: str) -> int | None:
