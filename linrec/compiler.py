@@ -92,12 +92,15 @@ class Compiled:
     least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
     expected: list[tuple[Any, ...]] = field(init=False)  # shapes of the arguments: numbers, names, other sizes
     writes: bool = field(init=False)  # are arguments written to?
+    written: frozenset[int] = field(init=False)  # places of the tensors that the call writes to
 
     def __post_init__(self) -> None:
         graph = self.captured.graph
         picked = [op.args[1] for op in graph.ops if op.kind == "pick"]
         self.least = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
         self.writes = any(path.startswith("argument:") for path, _ in graph.effects)
+        paths = {path for path, _ in graph.effects if path not in self.captured.assigned}
+        self.written = frozenset(n for n, i in enumerate(graph.inputs) if i.path in paths or f"argument:{n}" in paths)
         self.expected = [tuple(map(_bare, i.type.shape)) for i in self.graph.inputs]
 
     def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
@@ -143,7 +146,11 @@ class Compiled:
 
     def run(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Outputs and effects."""
-        return self.program.run(self.constants, *tensors, *(get() for get in self.getters))  # type: ignore[no-any-return]
+        given = [*tensors, *(get() for get in self.getters)]
+        if torch.is_grad_enabled():
+            for n in self.written:  # what was there before the call is what its gradients are made of
+                given[n] = given[n].clone()
+        return self.program.run(self.constants, *given)  # type: ignore[no-any-return]
 
 
 @dataclass

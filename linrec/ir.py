@@ -17,12 +17,14 @@ what torch's operator of that name computes, step by step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import networkx as nx
 
+from linrec.draws import RANDOM
 from linrec.errors import VerifyError
 from linrec.sizes import Dim, Size, names_of, substitute
 
@@ -276,6 +278,9 @@ def order(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         for use in uses_in(op.init):
             if use.name in by_name:
                 before.add_edge(use.name, op.result)
+    for one, other in itertools.pairwise(op.result for op in ops if op.kind in RANDOM):
+        if not nx.has_path(before, other, one):  # random numbers are drawn in the order of the program
+            before.add_edge(one, other)
     place = {op.result: i for i, op in enumerate(ops)}
     try:
         names = list(nx.lexicographical_topological_sort(before, key=place.__getitem__))

@@ -29,7 +29,10 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
     if any(types[s].dtype == "bool" for s in recurrence.states):
         return 0.0
     members = set(recurrence.members)
-    lengths = {n: _PROBED for t in types.values() for d in t.shape for n in names_of(d)}
+    # a size that is no batch's may have to be as large as others
+    largest = max((d for m in members & types.keys() for d in types[m].shape if isinstance(d, int)), default=0)
+    names = {n for t in types.values() for d in t.shape for n in names_of(d)}
+    lengths = {n: _PROBED + largest * n.startswith("N") for n in names}
     states = state_reads(graph, recurrence)
     reads = {use for m in recurrence.members for use in graph.op(m).uses() if use.name not in members or use.delay}
     generator = torch.Generator().manual_seed(0)

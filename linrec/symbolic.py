@@ -24,7 +24,6 @@ from linrec.ir import Arg, Graph, Op, Type, Use
 from linrec.linear.system import MIXED, System, Vector, product, system_of
 from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
-from linrec.passes.dce import DeadCode
 from linrec.program import Form
 from linrec.reports import Report
 
@@ -156,7 +155,9 @@ def _matrices(graph: Graph, recurrence: str, compiled: Compiled) -> list[Any] | 
         torch.zeros([d if isinstance(d, int) else 2 for d in i.type.shape]) for i in graph.inputs if i.role == "input"
     ]
     with torch.no_grad():
-        alone = DeadCode().run(replace(graph, outputs=tuple(parts), effects=(), recurrences=()), Context())
+        # not what draws random numbers: a report leaves those to the program
+        ops = tuple(op for op in graph.ops if op.result in sources or any(op.result == u.name for u in parts))
+        alone = replace(graph, ops=ops, times=(), outputs=tuple(parts), effects=(), recurrences=())
         values = Form.of(alone, ())(*given, *(get() for get in compiled.getters))
     return (
         [v.detach().to(torch.promote_types(v.dtype, torch.float32)).numpy() for v in values]

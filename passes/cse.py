@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from linrec.draws import RANDOM
 from linrec.ir import Graph, Op, Use
-from linrec.linear.random import RANDOM
 from linrec.manager import Context, Pass
 from linrec.passes.canonicalize import reading
 

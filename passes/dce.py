@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import networkx as nx
 
+from linrec.draws import RANDOM
 from linrec.ir import Graph
-from linrec.linear.random import RANDOM
 from linrec.manager import Context, Pass
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from linrec.draws import RANDOM
 from linrec.ir import Arg, Graph, Op, Use, map_uses, order
-from linrec.linear.random import RANDOM
 from linrec.manager import Context, Pass
 from linrec.sizes import Dim, Size
 

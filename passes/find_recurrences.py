@@ -20,7 +20,7 @@ class FindRecurrences(Pass):
     """Record each cycle with its states: the values that are read with a delay."""
 
     name: ClassVar[str] = "find-recurrences"
-    after: ClassVar[tuple[str, ...]] = ("dce",)
+    after: ClassVar[tuple[str, ...]] = ("dce", "draws")
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Components in program order, named r0, r1, ..."""

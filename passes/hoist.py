@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from linrec.draws import RANDOM
 from linrec.ir import Graph, Op
-from linrec.linear.random import RANDOM
 from linrec.manager import Context, Pass
 
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import networkx as nx
 
+from linrec.draws import RANDOM
 from linrec.ir import Graph, Recurrence
 from linrec.linear.analysis import Analysis, state_reads
-from linrec.linear.random import RANDOM
 from linrec.linear.rules import RULES
 from linrec.linear.semirings import SUM, TROPICAL, Semiring
 from linrec.manager import Context, Pass

@@ -24,7 +24,7 @@ from linrec.frontends.loop.counters import definition
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import Repeat
 from linrec.frontends.loop.trace import Frame, Line, Trace
-from linrec.ir import Op, Use
+from linrec.ir import Op
 
 _LONGEST_TRACE = 120
 _HORIZON = 4096
@@ -397,11 +397,17 @@ def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]
 def _is_safe(ops: tuple[Op, ...]) -> bool:
     """May it run where the program would not: without drawing numbers, and with finite derivatives of finite numbers?"""
     kind = ops[0].kind
-    if kind == "div":  # by what stays, or by a number
-        return len({op.args[1] for op in ops}) == 1 or not isinstance(ops[0].args[1], Use)
-    return kind in _SAFE
+    return kind in _SAFE or kind in GUARDED or (kind == "dropout" and all(op.args[2] is False for op in ops))
 
 
+GUARDED = {
+    "div": 1,
+    "addcdiv": 2,
+    "reciprocal": 0,
+    "sqrt": 0,
+    "rsqrt": 0,
+    "log": 0,
+}  # if this argument is one elsewhere
 _SAFE = frozenset("""
     add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
     cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter

@@ -383,7 +383,12 @@ class _Tracer:
         rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
         timed = {i for i, _ in axes}
         first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
-        rest -= {(i, d) for i, d in rest if i not in timed and d == len(self.shapes[i]) - 1}
+        length = _steps(self.shapes, axes)
+        rest -= {
+            (i, d) for i, d in rest
+            if i not in timed and d == len(self.shapes[i]) - 1
+            and not (self._is_row(i, axes) or self.shapes[i] == (length,))  # a table, read up to the last step
+        }  # fmt: skip
         for size in sorted({self.shapes[i][d] for i, d in rest}):
             same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
             lead = [(i, d) for i, d in same if first[i] == d]
@@ -398,6 +403,11 @@ class _Tracer:
                 yield False, [a for a in inner if a[1] == d]
             for a in same:
                 yield a in lead, [a]
+
+    def _is_row(self, place: int, axes: list[Axis]) -> bool:
+        """Is it a number for each member of a batch: all that has time is time by batch, one number at each step?"""
+        rows = {self.shapes[i] for i, _ in axes}
+        return len(self.shapes[place]) == 1 and all(len(s) == 2 and s[1] in self.shapes[place] for s in rows)
 
     def varied(self, free: Groups, base: Shapes) -> Shapes:
         """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""

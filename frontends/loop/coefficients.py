@@ -274,8 +274,19 @@ class _Reader:
             match node:
                 case ast.Assign(targets=[ast.Name(id=a)], value=value) if a == name and id(node) not in inside:
                     counts = any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(value))
-                    found += [] if counts else [value]  # t = t + 1 is a counter's own
+                    # t = t + 1 is a counter's own, and so is t = 0 in front of the loop that counts
+                    found += [] if counts or self._starts(node, name) else [value]
         return found
+
+    def _starts(self, assignment: ast.Assign, name: str) -> bool:
+        """Does a loop that comes after it, in the same block, count up what has this name?"""
+        blocks = (getattr(n, "body", None) for n in ast.walk(self.function))
+        block = next((b for b in blocks if isinstance(b, list) and assignment in b), [])
+        after = block[block.index(assignment) + 1 :] if block else []
+        return any(
+            isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name) and n.target.id == name
+            for loop in after if isinstance(loop, ast.For | ast.While) for n in ast.walk(loop)
+        )  # fmt: skip
 
     def _attribute(self, node: ast.Attribute) -> ast.expr | None:
         if not isinstance(node.value, ast.Name):

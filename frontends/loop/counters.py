@@ -32,6 +32,7 @@ from linrec.ir import Source
 _LARGEST_PEELED = 2
 LONGEST_CYCLE = 5  # whole cycles of this many steps lie within the traces
 _INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
+_PURE = frozenset({"max", "min", "abs", "float", "int", "sqrt", "exp", "log", "sin", "cos"})
 _STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
 _SIZING = frozenset({
     "range", "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_full", "new_empty", "randn", "rand",
@@ -148,7 +149,9 @@ class _Scope:
     def _is_dropped(self, node: ast.AST) -> bool:
         """Is the counter part of plain arithmetic whose result has a name that nothing reads?"""
         inside, parent = node, self.parents.get(node)
-        while isinstance(parent, ast.BinOp | ast.UnaryOp):
+        while isinstance(parent, ast.BinOp | ast.UnaryOp | ast.IfExp | ast.Compare) or (
+            isinstance(parent, ast.Call) and _called_name(parent) in _PURE
+        ):
             inside, parent = parent, self.parents.get(parent)
         match parent:
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if value is inside:

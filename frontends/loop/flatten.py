@@ -443,12 +443,18 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     """
     elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
     roles: dict[str, object] = {}
-    readers: Counter[object] = Counter()
+    readers: dict[object, set[str]] = {}  # an inner loop may read one element several times
+    after: dict[str, tuple[object, int]] = {}
     for op in ops:
-        step = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
+        written = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
+        # x[..., None, None] is two ops alike, one after the other
+        first = next(op.uses(), None)
+        again = first is not None and first.name in after and after[first.name][0] == written
+        step = after[op.result] = (written, after[first.name][1] + 1 if again and first is not None else 0)
         for place, use in enumerate(op.uses()):
             # x[i, j] is an element of an element: reads of x itself do not count
-            readers[step, place] += op.result not in elements or use.name in elements
+            if op.result not in elements or use.name in elements:
+                readers.setdefault((step, place), set()).add(use.name)
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
     held = Counter(roles.values())
@@ -458,14 +464,14 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         for op in ops
         if not (made[op.result].kind == "getitem" and op.result in elements.keys() - roles.keys() - kept)
     ]
-    regular = {name for name, role in roles.items() if 2 * held[role] > readers[role]}
+    regular = {name for name, role in roles.items() if 2 * held[role] > len(readers[role])}
     pieces = {name for name in elements if made[name].kind == "getitem"}
-    written = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any
+    filled = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any
     late = regular & pieces
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
         whole = op.args[0]
-        if name in roles and name not in regular and isinstance(whole, Use) and (name in pieces or whole in written):
+        if name in roles and name not in regular and isinstance(whole, Use) and (name in pieces or whole in filled):
             early.setdefault(whole.name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
     new: list[Op] = []

@@ -84,10 +84,24 @@ class Reads(Rolling):
     def _chosen(
         self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
     ) -> Arg | None:
-        """A read, or a choice between two reads by the first branch that tells them apart."""
+        """A read, or a choice between two by the first branch that tells them apart, or a variable, or between two."""
+        read = self._plain(loop, values, op, is_read, branches)
+        if read is None and self.flat.absent:
+            read = self._read_variable(loop, values, op, is_read)
+        return self._split(loop, values, op, is_read, branches, plain=False) if read is None else read
+
+    def _plain(
+        self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
+    ) -> Arg | None:
+        """The same without variables."""
         read = self._read(loop, values, op, is_read)
-        if read is not None or not branches:
-            return read
+        return self._split(loop, values, op, is_read, branches, plain=True) if read is None else read
+
+    def _split(
+        self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch], *, plain: bool
+    ) -> Arg | None:
+        if not branches:
+            return None
         branch, *others = branches
         turns = self._turns(loop, op, branch)
         if turns is not None:
@@ -96,12 +110,13 @@ class Reads(Rolling):
                 [was and is_so == side for was, is_so in zip(is_read, holds, strict=True)] for side in (True, False)
             ]
             if any(halves[0]) and any(halves[1]):
-                parts = [self._chosen(loop, values, op, half, others) for half in halves]
+                chosen = self._plain if plain else self._chosen
+                parts = [chosen(loop, values, op, half, others) for half in halves]
                 types = {self.types.get(p.name) for p in parts if isinstance(p, Use)}
                 if parts[0] is not None and parts[1] is not None and len(types) == 1:
                     test = self._condition(loop, ((branch, True),), turns[0])
                     return self._new("where", (test, *parts), types.pop(), f"t{loop}")
-        return self._chosen(loop, values, op, is_read, others)
+        return self._split(loop, values, op, is_read, others, plain=plain)
 
     def _condition(self, loop: int, path: Path, first: int) -> Use:
         """Whether these branches lead there, as a signal; the first repeat is that turn of theirs."""
@@ -135,9 +150,7 @@ class Reads(Rolling):
         )
         if same and delay == 0:
             return Use(signal)
-        if self.flat.absent and not (same and self._ran_always(loop, j)):
-            return self._read_variable(loop, values, op, is_read)
-        if not same:
+        if not same or (self.flat.absent and not self._ran_always(loop, j)):
             return None
         before = [self._first_alike(self._read_outside(v)) if was else None
                   for v, was in zip(values[:delay], is_read, strict=False)]  # steps 0 .. delay-1 read these  # fmt: skip

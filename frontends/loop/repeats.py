@@ -51,7 +51,7 @@ class _Run:
 
 def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) -> list[list[Repeat]]:
     """The repeats of each trace that are one loop over time: found in all, their counts growing with a length."""
-    chosen: list[list[Repeat]] = [[] for _ in flats]
+    candidates: list[tuple[int, list[Repeat]]] = []
     for name in lengths[0]:
         runs = [_runs(_tokens(flat), at[name]) for flat, at in zip(flats, lengths, strict=True)]
         # an inner loop of 7 is near to every length, but does not grow with it
@@ -59,31 +59,36 @@ def over_time(flats: Sequence[Flat], lengths: Sequence[Mapping[object, int]]) ->
             *({(r.period, r.count - at[name]) for r in several} for several, at in zip(runs, lengths, strict=True))
         )
         marked = [
-            {
-                (_mark(flat, r), r.count - at[name]): r
-                for r in _chosen(flat, [r for r in several if (r.period, r.count - at[name]) in growing], at[name], [])
-            }
+            _marked(
+                flat,
+                _chosen(flat, [r for r in several if (r.period, r.count - at[name]) in growing], at[name], []),
+                at[name],
+            )
             for flat, several, at in zip(flats, runs, lengths, strict=True)
         ]
-        for key in sorted(set(marked[0]).intersection(*marked[1:]), key=lambda k: marked[0][k].start):
-            repeats = [m[key] for m in marked]
-            if not any(
-                r.start < c.stop and c.start < r.stop for r, known in zip(repeats, chosen, strict=True) for c in known
-            ):
-                for known, r in zip(chosen, repeats, strict=True):
-                    known.append(r)
-    return [sorted(known, key=lambda r: r.start) for known in chosen]
+        for key in set(marked[0]).intersection(*marked[1:]):
+            candidates.append((key[0], [m[key] for m in marked]))
+    chosen: list[list[Repeat]] = []  # three steps of a loop over S may go into T - 1, where S goes into itself
+    for _, repeats in sorted(candidates, key=lambda c: (abs(c[0]), c[1][0].period, c[1][0].start)):
+        if not any(
+            r.start < c.stop and c.start < r.stop
+            for known in chosen for r, c in zip(repeats, known, strict=True)
+        ):  # fmt: skip
+            chosen.append(repeats)
+    return [
+        sorted(known, key=lambda r: r.start) for known in (zip(*chosen, strict=True) if chosen else [()] * len(flats))
+    ]
 
 
-def _mark(flat: Flat, repeat: Repeat) -> object:
-    """What tells one loop from another, whatever the length: where it starts, and how many there are before it."""
-    first = flat.ops[repeat.start]
-    lines = tuple((s.file, s.line, s.start) for s in flat.stacks[first.result])
-    before = sum(
-        op.kind == first.kind and tuple((s.file, s.line, s.start) for s in flat.stacks[op.result]) == lines
-        for op in flat.ops[: repeat.start]
-    )
-    return first.kind, lines, repeat.period, before // max(repeat.count, 1)
+def _marked(flat: Flat, repeats: list[Repeat], length: int) -> dict[tuple[int, object, int], Repeat]:
+    """What tells one loop from another, whatever the length: how many more steps it has, its lines, and its turn there."""
+    found: dict[tuple[int, object, int], Repeat] = {}
+    for r in sorted(repeats, key=lambda r: r.start):
+        first = flat.ops[r.start]
+        mark = (first.kind, tuple((s.file, s.line, s.start) for s in flat.stacks[first.result]), r.period)
+        turn = sum(known[1] == mark for known in found)
+        found[r.count - length, mark, turn] = r
+    return found
 
 
 def sets_apart(flat: Flat, repeats: Sequence[Repeat]) -> bool:

@@ -16,10 +16,13 @@ What the rest of the program reads of a loop is the list of all repeats (`stack`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from linrec.draws import RANDOM
 from linrec.errors import CaptureError
+from linrec.frontends.loop.branches import GUARDED
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
@@ -27,7 +30,6 @@ from linrec.frontends.loop.reads import NUMERIC, Reads, Run
 from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
 from linrec.frontends.loop.variables import Made
 from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
-from linrec.linear.random import RANDOM
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
@@ -183,8 +185,23 @@ class _Reroller(Reads):
                 return self._merged(loop, values, op, is_read)
 
             args = tuple(merged([op.args[a] for op in ops]) for a in range(len(ops[0].args)))
+            if ops[0].kind in GUARDED and not self._ran_always(loop, j):
+                args = self._guarded(loop, j, ops[0], args)
             attrs = tuple((k, merged([op.attrs[a][1] for op in ops])) for a, (k, _) in enumerate(ops[0].attrs))
             self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
+
+    def _guarded(self, loop: int, j: int, op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
+        """Divide by one in the steps that do not divide: a quotient that nobody reads may have no derivative."""
+        place = GUARDED[op.kind]
+        divisor = op.args[place]
+        if not isinstance(divisor, Use):
+            return args
+        path = self.flat.paths.get(self._body_name(loop, j))
+        turns = self._turns(loop, op, path[0][0]) if path else None
+        if path is None or turns is None:
+            raise self._differs(op, "divides in some steps only")
+        chosen = (self._condition(loop, path, turns[0]), args[place], 1)
+        return (*args[:place], self._new("where", chosen, self.types[divisor.name], f"t{loop}"), *args[place + 1 :])
 
     def _turned(self, loop: int, ops: list[Op]) -> list[Op]:
         """Products and sums in one order: torch has h*0.5 for 0.5*h, where other steps have a*h."""
@@ -404,16 +421,29 @@ class _Reroller(Reads):
         return self._new("signal", (table, 0, 0, 1), t, f"t{loop}")
 
     def _repeats_of_other(self, loop: int, values: list[Arg]) -> Arg | None:
-        """The list of all repeats of an earlier loop, read in order or in reverse."""
-        run = self._run_of(values)
-        if run is None or run.length != len(values):
+        """The list of all repeats of an earlier loop, read in order or in reverse, and of steps of it that stand apart."""
+        for early, late in itertools.product(range(PEELED + 1), repeat=2):
+            middle = values[early : len(values) - late]
+            run = self._run_of(middle) if len(middle) > 1 else None
+            if run is not None and run.length == len(middle):
+                break
+        else:
             return None
-        first = values[0]
+        first = middle[0]
         assert isinstance(first, Use)
-        stacked = self._stacked(run, 0, first, False)
-        key = ("signal", loop, stacked.name)
+        stacked, ends = self._stacked(run, 0, first, False), (*values[:early], *values[len(values) - late :])
+        key = ("signal", loop, stacked.name, *ends)
         if key not in self.cache:
-            self.cache[key] = self._new("signal", (stacked, 0, 0, 1), self.types[first.name], f"t{loop}")
+            row = self.types[first.name]
+            if any(not isinstance(v, Use) or self.types.get(v.name) != row for v in ends):
+                return None
+            if ends:
+                rows = [
+                    self._new("unsqueeze", (self._read_outside(v), 0), Type(row.dtype, (1, *row.shape))) for v in ends
+                ]
+                whole = Type(row.dtype, (len(values), *row.shape))
+                stacked = self._new("cat", ((*rows[:early], stacked, *rows[early:]), 0), whole)
+            self.cache[key] = self._new("signal", (stacked, 0, 0, 1), row, f"t{loop}")
         return self.cache[key]
 
     def _differs(self, op: Op, what: str) -> CaptureError:

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
+from linrec.draws import RANDOM
 from linrec.dtypes import LONG
 from linrec.frontends.loop.branches import Branch
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import Repeat
 from linrec.ir import Arg, Atom, Op, Time, Type, Use
-from linrec.linear.random import RANDOM
 
 
 class Rolling:

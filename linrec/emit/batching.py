@@ -35,7 +35,9 @@ def vmap(function: Callable[..., Any], in_dims: Sequence[int], out_dims: Sequenc
         try:
             batched = [_functorch._add_batch_dim(x, axis, level) for x, axis in zip(tensors, in_dims, strict=True)]
             return tuple(
-                _functorch._remove_batch_dim(y, level, size, axis)
+                tuple(_functorch._remove_batch_dim(part, level, size, axis) for part in y)
+                if isinstance(y, tuple | list)  # an operator of several results
+                else _functorch._remove_batch_dim(y, level, size, axis)
                 for y, axis in zip(function(*batched), out_dims, strict=True)
             )
         finally:

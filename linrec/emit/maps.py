@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from linrec.draws import RANDOM
 from linrec.emit.writer import Writer
 from linrec.ir import Arg, Op, Type, Use
-from linrec.linear.random import RANDOM
 
 # operators that treat every axis before the ones they name alike: one more leading axis changes nothing
 _POINTWISE = frozenset(

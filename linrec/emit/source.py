@@ -11,6 +11,7 @@ a function of their own, whose result is kept as long as its inputs stay as they
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 import networkx as nx
 import torch
 
+from linrec.draws import RANDOM
 from linrec.emit.loops import Loops
 from linrec.emit.operators import KERNELS
 from linrec.ir import Arg, Graph, Op, Type, Use, uses_in
-from linrec.linear.random import RANDOM
 from linrec.sizes import Dim, Size, names_of
 
 # what costs more to compute than to compare: order d^3, or d^2 log d
@@ -69,6 +70,7 @@ class _Emitter(Loops):
         self.costly = frozenset(KERNELS) | (_DERIVED if keep_derived else frozenset())
         self.functions: list[str] = []
         self.constants: list[Constant] = []
+        self.drawn: dict[str, str] = {}  # a draw of random numbers, and that which comes before it
 
     def program(self) -> Program:
         arguments = [self.name(i.name) for i in self.graph.inputs]
@@ -179,11 +181,26 @@ class _Emitter(Loops):
             if len(component) > 1:
                 for reader in (r for n in component for r in self.readers.get(n, []) if r.kind == "getitem"):
                     edges.add_edges_from((reader.result, u.name) for u in reader.uses())
+        self.order_draws(edges)
         place = {op.result: i for i, op in enumerate(self.graph.ops)}
         joined = nx.condensation(edges)
         first = {c: min(place[n] for n in joined.nodes[c]["members"]) for c in joined}
         order = nx.lexicographical_topological_sort(joined, key=first.__getitem__)
         return [sorted(joined.nodes[c]["members"], key=place.__getitem__) for c in order]
+
+    def order_draws(self, edges: nx.DiGraph[str]) -> None:
+        """Random numbers are drawn in the order of the program: those of one loop step by step, loop after loop."""
+        turns: dict[str, list[str]] = {}
+        for op in self.graph.ops:
+            if op.kind in RANDOM:
+                turns.setdefault(op.time or op.result, []).append(op.result)
+        for names in turns.values():
+            if len(names) > 1:
+                edges.add_edges_from(zip(names, [*names[1:], names[0]], strict=True))
+        for (before, *_), (after, *_) in itertools.pairwise(turns.values()):
+            if not nx.has_path(edges, after, before):
+                edges.add_edge(before, after)
+                self.drawn[after] = before
 
     def schedule(self, components: list[list[str]]) -> None:
         """Run what is ready: single ops first, then all ready maps of one time domain together."""
@@ -214,6 +231,8 @@ class _Emitter(Loops):
         for name in component:
             op = self.by_name[name]
             found |= {u.name for u in op.all_uses()}
+            if name in self.drawn:
+                found.add(self.drawn[name])
             for u in op.uses():
                 if u.delay and u.name in self.by_name:
                     found |= {i.name for i in uses_in(self.by_name[u.name].init)}

@@ -51,6 +51,8 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
     if op.kind == "conj_physical" and isinstance(op.type, Type) and op.type.dtype[0] == "c":
         # torch has no batching rule for it: under vmap it would run step by step
         return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"
+    if op.kind == "imag":  # that of a conjugate is a view that has no batching rule either
+        return f"{write(op.args[0])}.resolve_conj().imag"
     if op.kind == "select_scatter" and (text := _row_written(op, write)) is not None:
         return text
     if op.kind == "slice_scatter":  # the gradient under vmap overflows for the number that stands for the end

@@ -7,10 +7,10 @@ impulse response is A^k B and B u is never stored; with y = C h narrower than h 
 
 from __future__ import annotations
 
+from linrec.draws import RANDOM
 from linrec.ir import Graph, Op, Type, Use
 from linrec.linear.affine import Refusal
 from linrec.linear.analysis import Analysis
-from linrec.linear.random import RANDOM
 from linrec.sizes import Dim, evaluate, names_of
 
 _TYPICAL = 1000  # stands for every named length when widths are compared

@@ -174,9 +174,10 @@ def _outcome(call: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: bo
     generator = torch.Generator().manual_seed(11)
     total = torch.zeros((), dtype=torch.float64)
     for leaf in leaves:
-        if isinstance(leaf, Tensor) and leaf.requires_grad:
+        if isinstance(leaf, Tensor):
             flat = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
-            total = total + (flat * torch.rand(flat.shape, generator=generator, dtype=torch.float64)).sum()
+            weights = torch.rand(flat.shape, generator=generator, dtype=torch.float64)
+            total = total + (flat * weights).sum() if leaf.requires_grad else total
     left = {f"input {i}": x.detach() for i, x in enumerate(given)}
     if isinstance(call, nn.Module):
         left |= {name: b.detach().clone() for name, b in call.named_buffers()}

@@ -64,11 +64,56 @@ def apply(op: Op, build: Builder) -> Form | Refusal:
     """The form of `op`, whose arguments include values that depend on the state."""
     found = RULES.get((build.semiring.name, op.kind))
     if found is not None:
-        return found(op, build)
+        return found(_promoted(op, build) if op.kind in _ADDING else op, build)
     for code, (kinds, reason, help_) in REFUSED.items():
         if op.kind in kinds.split():
             return Refusal(code, op.result, reason.format(op.kind), help_)
     return Refusal("LR1299", op.result, f"no rule says what `{op.kind}` does to the state")
+
+
+_ADDING = {  # the arguments that a result is the sum of, or a choice from; None for all
+    "add": None, "sub": None, "rsub": None, "cat": None, "stack": None, "maximum": None, "minimum": None,
+    "logaddexp": None, "where": (1, 2), "lerp": (0, 1), "addcmul": (0,), "addcdiv": (0,), "mul": (), "div": (),
+}  # fmt: skip
+
+
+def _promoted(op: Op, build: Builder) -> Op:
+    """The op with what torch does before it computes: inputs of fewer bits than the result take on as many.
+
+    A form keeps inputs apart from the state that would have widened them, and sums them up without it.
+    """
+    assert isinstance(op.type, Type)
+    wide, places = op.type.dtype, _ADDING[op.kind]
+    if op.kind in ("addcmul", "addcdiv") and build.form(op.args[0]) is not None:
+        places = None  # a state plus a product
+
+    def promoted(arg: Arg, adds: bool) -> Arg:
+        if isinstance(arg, tuple):
+            return tuple(promoted(part, adds) for part in arg)
+        if not isinstance(arg, Use) or build.form(arg) is not None:
+            return arg
+        given = build.type(arg)
+        dtype = _widened(given.dtype, wide, adds=adds)
+        return arg if dtype == given.dtype else build.make("to", (arg, Atom(LONG[dtype])), Type(dtype, given.shape))
+
+    args = tuple(promoted(a, places is None or i in places) for i, a in enumerate(op.args))
+    return replace(op, args=args)
+
+
+def _widened(dtype: str, wide: str, *, adds: bool) -> str:
+    """What multiplies stays real, or a whole number."""
+    if dtype == "bool" or wide == "bool" or wide[0] not in "fcb":
+        return dtype
+    if adds:
+        is_less = dtype[0] in "iu" or (wide[0] == "c") > (dtype[0] == "c") or _bits(dtype) < _bits(wide)
+        return wide if is_less else dtype
+    real = {"c128": "f64", "c64": "f32"}.get(wide, wide)
+    same = wide if dtype[0] == "c" else real
+    return same if dtype[0] not in "iu" and _bits(dtype) < _bits(same) else dtype
+
+
+def _bits(dtype: str) -> int:
+    return int(dtype.lstrip("bfc"))
 
 
 def aligned(
