@@ -34,13 +34,13 @@ class StepModule(nn.Module):
         self._run = stepping.program.run
         self._constants = [stepping.program.namespace[c.function] for c in stepping.program.constants]
         self._program = program
-        self._count = program.arity
+        self._count, self._outputs, self._results = program.arity, len(program.outputs), len(program.results)
 
     def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
         """(x_t, ..., *state) -> (y_t, ..., *state)."""
         inputs, state = tensors[: self._count], tensors[self._count :]
         results: tuple[Any, ...] = self._run(self._constants, *inputs, *self._program.values(), *state)[0]
-        return results
+        return (*results[: self._outputs], *results[self._results :])
 
 
 def export_step(program: Recurring, file: str | os.PathLike[str] | None = None) -> torch.export.ExportedProgram:
@@ -50,7 +50,7 @@ def export_step(program: Recurring, file: str | os.PathLike[str] | None = None) 
         program: the recurring program; one whose first steps are special has no one step (StateError LR4007).
         file: where to write ONNX; needs the packages of `pip install linrec[export]`.
 
-    The batch is dynamic from 1 on wherever the program has a batch axis; element types are those of the example.
+    What the program writes to attributes, buffers or arguments is not part of it: the state is. The batch is dynamic from 1 on wherever the program has a batch axis; element types are those of the example.
     """
     if program.warmup:
         raise StateError(

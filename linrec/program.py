@@ -70,13 +70,13 @@ class Recurring:
         graph = _cleaned(compiled.captured.graph)
         self._stateful = batch_first(_stateful_at_any_length(with_writes(graph), compiled.captured.held))
         self.begins_in = first_states(graph, self._stateful)
-        self.returned = len(graph.outputs)  # after these results come those that are written somewhere
         self.leaves: tuple[Leaf, ...] = self._stateful.leaves
         self.warmup = self._stateful.warmup
         self.names = [i.name for i in graph.inputs if i.role == "input"]
         self.arity = len(self.names)
         self.inputs = self._stateful.inputs[: self.arity]
-        self.outputs = self._stateful.outputs
+        self.results = self._stateful.outputs  # of what is returned, then of what is written somewhere
+        self.outputs = self.results[: len(graph.outputs)]
         self.types = [i.type for i in self._stateful.onward.inputs[: self.arity]]
         self._rows = [batch_axis(t) for t in self.types]
         self._seen_names = [n + _SEEN + SHARED * (a is None) for n, a in zip(self.names, self._rows, strict=True)]
@@ -111,7 +111,7 @@ class Recurring:
     @cached_property
     def step_graph(self) -> Graph:
         """One step, without loops and without a time axis."""
-        return own_state(_cleaned(one_step(self._stateful)), len(self.outputs))
+        return own_state(_cleaned(one_step(self._stateful)), len(self.results))
 
     @cached_property
     def stepping(self) -> Form:
@@ -127,7 +127,7 @@ class Recurring:
         if key not in self._ending:
             graph = self._stateful.start if from_start else self._stateful.onward
             if not with_state:
-                graph = replace(graph, outputs=graph.outputs[: len(self.outputs)])
+                graph = replace(graph, outputs=graph.outputs[: len(self.results)])
             forms = self.engine.options.forms
             proven = [p for p in default_pipeline().passes if p.name not in ("choose-form", "lower")]
             made = ended(Pipeline(proven).run(graph, Context({"T": 64}, self.frozen, forms)))
@@ -292,7 +292,7 @@ class Recurring:
         if state is None:
             state = self.first(tensors, lengths)
         outputs = self.onward(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
-        count = len(self.outputs)
+        count = len(self.results)
         # not the last entries of an output, which would be kept as long as the state is, and change with it
         new = {leaf.name: value.clone() for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
@@ -313,7 +313,7 @@ class Recurring:
             return None
         axis, sample = next((a, x) for a, x in zip(self.inputs, tensors, strict=True) if a is not None)
         valid = torch.arange(sample.shape[axis], device=ends.device) < ends.unsqueeze(1)
-        sizes, device, count = self.lengths(tensors, wide=True), sample.device, len(self.outputs)
+        sizes, device, count = self.lengths(tensors, wide=True), sample.device, len(self.results)
         if from_start:
             found = form(*tensors, *self.values(), ends, valid)
             return list(found[:count]), self.named(found[count:], device, sizes) if with_state else {}
@@ -337,7 +337,7 @@ class Recurring:
             whole = [self._with_seen(n, x, state) for n, x in enumerate(tensors)]
         axis, sample = next((a, x) for a, x in zip(self.inputs, whole, strict=True) if a is not None)
         total = sample.shape[axis]
-        count = len(self.outputs)
+        count = len(self.results)
         if total > self.warmup:
             found = self.starting(*whole, *self.values())
             after = self.named(found[count:], sample.device, {**lengths, "T": total})
@@ -347,9 +347,9 @@ class Recurring:
             args, kwargs = self._arguments(whole)
             results = [None] * count  # what the original writes, it has written
             if any(offset < total for offset in self._stateful.offsets):
-                results[: self.returned] = pytree.tree_leaves(self._as_written(args, kwargs, total))
+                results[: len(self.outputs)] = pytree.tree_leaves(self._as_written(args, kwargs, total))
             after = self._as_seen(whole)
-        return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
+        return [self._latest(out, a, new) for out, a in zip(results, self.results, strict=True)], after
 
     def _as_written(self, args: Any, kwargs: Any, steps: int) -> Any:
         """The original on its first steps. Raises StateError (LR4007) if it does not run on so few."""
@@ -396,7 +396,7 @@ class Recurring:
             (out.select(axis, 0) if out.shape[axis] else None)
             if isinstance(axis, int) and isinstance(out, Tensor)
             else out
-            for out, axis in zip(outputs, self.outputs, strict=True)
+            for out, axis in zip(outputs, self.results, strict=True)
         ]
 
     def take(
@@ -407,9 +407,9 @@ class Recurring:
             wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, self.inputs, strict=True)]
             state = self.first(wide, lengths)
         outputs = self.stepping(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
-        count = len(self.outputs)
+        count = len(self.results)
         new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
-        if len(outputs) == self.returned + len(self.leaves):
+        if len(outputs) == len(self.outputs) + len(self.leaves):
             self._quick.remember(tensors, state)
         return list(outputs[:count]), new
 
@@ -432,14 +432,17 @@ class Recurring:
 
     def finished(self, tensors: Sequence[Tensor], outputs: list[Any], *, wide: bool) -> Any:
         """Results in the structure in which the original returns them, and all else written where it writes it."""
-        if len(outputs) > self.returned:
+        if len(outputs) > len(self.outputs):
             written = [
                 out.unsqueeze(axis) if isinstance(axis, int) and not wide and not path.startswith("argument:") else out
                 for (path, _), axis, out in zip(
-                    self.compiled.graph.effects, self.outputs[self.returned :], outputs[self.returned :], strict=True
+                    self.compiled.graph.effects,
+                    self.results[len(self.outputs) :],
+                    outputs[len(self.outputs) :],
+                    strict=True,
                 )
             ]
-            outputs = self.engine.write_back(self.compiled, outputs[: self.returned], written, tensors)
+            outputs = self.engine.write_back(self.compiled, outputs[: len(self.outputs)], written, tensors)
         return pytree.tree_unflatten(outputs, self.spec)
 
 

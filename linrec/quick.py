@@ -26,7 +26,7 @@ class Quick:
     def __init__(self, program: Recurring) -> None:
         self.program = program
         self.names = [leaf.name for leaf in program.leaves]
-        self.count = len(program.outputs)
+        self.count = len(program.results)
         self.is_plain = program.spec.is_leaf()
         self.seen: tuple[Any, ...] | None = None
         engine = program.engine

@@ -88,7 +88,7 @@ def run_ragged(
     batch.require_rows(ends)
     ran = batch.run(state, batch.segments(ends, resets), return_state=return_state)
     base = [o if state is None else 0 for o in program.offsets]
-    results = [batch.laid(n, ran, base[n]) for n in range(len(program.outputs))]
+    results = [batch.laid(n, ran, base[n]) for n in range(len(program.results))]
     return results, batch.final(ran) if return_state else None
 
 
@@ -137,7 +137,7 @@ class _Ragged:
         self.program, self.tensors, self.rows, self.steps, self.sizes = program, tensors, rows, steps, sizes
         types = {i.name: i.type for i in program.graph.inputs} | {op.result: op.type for op in program.graph.ops}
         self.batch_of_input = [batch_axis(t) for t in program.types]
-        outputs = program.graph.outputs[: len(program.outputs)]
+        outputs = program.graph.outputs[: len(program.results)]
         self.output_types = [types.get(o.name) if isinstance(o, Use) else None for o in outputs]
         self.batch_of_output = [batch_axis(t) for t in self.output_types]
 
@@ -193,7 +193,7 @@ class _Ragged:
             )  # fmt: skip
         if not longest:
             after = {} if not with_state else held or program.first(inputs, sizes)
-            return [(members, [None] * len(program.outputs), after)]
+            return [(members, [None] * len(program.results), after)]
         if min(lengths) == longest:
             return [(members, *program.advance(inputs, held, sizes))]
         short = program.warmup if held is None else -1
@@ -236,7 +236,7 @@ class _Ragged:
 
     def laid(self, n: int, ran: list[Ran], base: int) -> Any:
         """One result of all groups, each entry where it belongs; zero where there is none."""
-        batch, time = self.batch_of_output[n], self.program.outputs[n]
+        batch, time = self.batch_of_output[n], self.program.results[n]
         made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
         if not made:  # no row has a step
             return self.nothing(n)

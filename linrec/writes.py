@@ -20,9 +20,12 @@ _NORMS = ("batch_norm", "instance_norm")  # input, weight, bias, running_mean, r
 
 
 def with_writes(graph: Graph) -> Graph:
-    """What is written as results after those that are returned. Raises StateError (LR4009) for running statistics."""
+    """What is written as results after those that are returned.
+
+    Raises StateError (LR4009) for running statistics, unless they are those of a state, taken at each step of a loop.
+    """
     for op in graph.ops:
-        if op.kind in _NORMS and isinstance(op.args[3], Use) and op.args[5] is True:
+        if op.kind in _NORMS and isinstance(op.args[3], Use) and op.args[5] is True and not _is_of_a_state(graph, op):
             raise _refusal(
                 graph, op, f"`{op.kind}` updates its running statistics at every call", "call net.eval() first"
             )
@@ -72,6 +75,12 @@ def _needed(graph: Graph) -> set[str]:
     """Every value that results depend on."""
     edges, roots = graph.edges(), {use.name for use in uses_in(graph.outputs)}
     return roots.union(*(nx.ancestors(edges, name) for name in roots))
+
+
+def _is_of_a_state(graph: Graph, op: Op) -> bool:
+    """Is an op part of a recurrence?"""
+    edges: nx.DiGraph[str] = nx.DiGraph((use.name, o.result) for o in graph.ops for use in o.uses())
+    return any(len(c) > 1 for c in nx.strongly_connected_components(edges) if op.result in c)
 
 
 def _refusal(graph: Graph, op: Op | None, why: str, way_out: str) -> StateError:

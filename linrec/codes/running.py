@@ -141,9 +141,9 @@ Cure: mix rows outside the model, or run the rows apart.
     "LR4009": Code(
         "each call changes what the next one reads",
         """\
-A program that writes to attributes, buffers or arguments has a recurrent form if no step reads what an earlier
-call wrote: a sequence that is split would give other results. Running statistics are such a thing. A first
-state may be kept so (self.h that goes on from call to call); then there is no state to start afresh from.
+A program that writes to attributes, buffers or arguments has a recurrent form if no step reads what an
+earlier call wrote: a sequence that is split would give other results. Running statistics are such a thing. A
+first state may be kept so (self.h that goes on from call to call); then nothing is left to start afresh from.
 
     class Net(nn.Module):
         def __init__(self):
