@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -170,7 +171,10 @@ class _CompiledFunction:
         """What was found."""
         return self._linrec_engine.report
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        name = getattr(self, "__name__", "")
+        if getattr(sys.modules.get(self.__module__), name, None) is self:  # decorated: found by its name
+            return name
         return _rebuild_function, (self.__wrapped__, self._linrec_engine.options)
 
 

@@ -12,7 +12,7 @@ import linecache
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -207,10 +207,6 @@ class Engine:
         """What the program reads besides its arguments, at this moment."""
         return self._environment()
 
-    def rebound(self, module: torch.nn.Module) -> Engine:
-        """A fresh engine for another module of the same class."""
-        return Engine(self.function.__func__.__get__(module), self.name, self.options, module)  # type: ignore[attr-defined]
-
     def _modules_changed(self) -> bool:
         assert self.module is not None and self.environment is not None
         # the environment keeps the modules alive, so that their addresses tell them apart
@@ -301,21 +297,27 @@ class Engine:
             return self._original(*_given(tensors, leaves, self._spec))
         if not compiled.graph.effects and compiled.captured.out_spec.is_leaf():
             return outputs[0]
-        self._write_back(compiled, effects, tensors)
-        results = list(outputs)
-        for path, use in compiled.graph.effects:  # an argument that is written to and returned is the same tensor
-            if path.startswith("argument:"):
-                for i, out in enumerate(compiled.graph.outputs):
-                    if out == use:
-                        results[i] = tensors[int(path.partition(":")[2])]
+        results = self.write_back(compiled, outputs, effects, tensors)
         return pytree.tree_unflatten(results, compiled.captured.out_spec)
 
-    def _write_back(self, compiled: Compiled, effects: tuple[Any, ...], tensors: list[Tensor]) -> None:
-        environment = self.environment
+    def write_back(
+        self, compiled: Compiled, outputs: Sequence[Any], effects: Sequence[Any], tensors: Sequence[Tensor]
+    ) -> list[Any]:
+        """Leave attributes, buffers and arguments as the original would; the results, written arguments among them.
+
+        An effect that is None is none.
+        """
+        environment, results = self.environment, list(outputs)
         assert environment is not None
-        for (path, _), value in zip(compiled.graph.effects, effects, strict=True):
+        for (path, use), value in zip(compiled.graph.effects, effects, strict=True):
+            if value is None:
+                continue
             if path.startswith("argument:"):
-                tensors[int(path.partition(":")[2])].copy_(value)
+                written = tensors[int(path.partition(":")[2])]
+                written.copy_(value)
+                for i, out in enumerate(compiled.graph.outputs):
+                    if out == use:  # an argument that is written to and returned is the same tensor
+                        results[i] = written
                 continue
             owner, _, name = path.rpartition(".")
             module = environment.modules.get(owner)
@@ -325,6 +327,7 @@ class Engine:
             elif known is not None:
                 with torch.no_grad():
                     known().copy_(value)
+        return results
 
     # the first call --------------------------------------------------------------------------------
 
@@ -399,9 +402,10 @@ class Engine:
     ) -> Compiled:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         earlier = [made.captured for made in self.programs.get(self._key(leaves, spec, environment), ())]
-        captured = capture(
-            self.function, environment, args, kwargs, self.name, earlier=earlier, of_any_length=of_any_length
-        )
+        with disabled():  # what is compiled inside is captured as written
+            captured = capture(
+                self.function, environment, args, kwargs, self.name, earlier=earlier, of_any_length=of_any_length
+            )
         self.captures += 1
         compiled = self.build(captured, environment, tensors)
         compiled.example = _example(args, kwargs)
@@ -469,7 +473,7 @@ class Engine:
 
         def original(*inputs: Tensor) -> list[Any]:
             a, k = _given(list(inputs), leaves, spec)
-            with Restored(environment), _saved(environment):
+            with disabled(), Restored(environment), _saved(environment):
                 return pytree.tree_leaves(self.function(*a, **k))
 
         def emitted(*inputs: Tensor) -> list[Any]:

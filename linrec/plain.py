@@ -83,7 +83,7 @@ def step_source(engine: Engine, program: Recurring) -> str:
     names = [_word(n) for n in program.names]
     shown = ", ".join(f"{leaf.name!r}: {leaf.type}" for leaf in program.leaves)
     held = [f"state[{leaf.name!r}]" for leaf in program.leaves]
-    count = len(program.outputs)
+    count = len(program.results)
     firsts = [
         f"{leaf.name!r}: filled(values[{n}], {_shape(leaf.type.shape)}, torch.{LONG[leaf.type.dtype]}, {names[0]}.device)"
         for n, leaf in enumerate(program.leaves)

@@ -6,8 +6,9 @@ parameters alone is kept between calls only while they stay equal (`linrec.const
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from linrec.compiler import Compiled, Engine
 from linrec.constants import Cached
 from linrec.dtypes import LONG
 from linrec.emit.batchfirst import SHARED, batch_first
+from linrec.emit.ended import ended
 from linrec.emit.onestep import one_step
 from linrec.emit.ownership import own_state
 from linrec.emit.source import Program, emit
@@ -29,8 +31,11 @@ from linrec.frontends.loop.counters import Unreadable
 from linrec.ir import Graph
 from linrec.manager import Context, Pipeline
 from linrec.passes import default_pipeline
+from linrec.quick import Quick
 from linrec.sizes import Size, evaluate
 from linrec.states import BATCH, State, batch_axis
+from linrec.tables import past_the_end
+from linrec.writes import first_states, with_writes
 
 _CLEANING = ("canonicalize", "cse", "hoist", "dce")
 _SEEN = ".seen"  # warming up: the inputs of the steps so far
@@ -63,13 +68,15 @@ class Recurring:
         self.getters = compiled.getters
         self.spec = compiled.captured.out_spec
         graph = _cleaned(compiled.captured.graph)
-        self._stateful = batch_first(_stateful_at_any_length(graph, compiled.captured.held))
+        self._stateful = batch_first(_stateful_at_any_length(with_writes(graph), compiled.captured.held))
+        self.begins_in = first_states(graph, self._stateful)
         self.leaves: tuple[Leaf, ...] = self._stateful.leaves
         self.warmup = self._stateful.warmup
         self.names = [i.name for i in graph.inputs if i.role == "input"]
         self.arity = len(self.names)
         self.inputs = self._stateful.inputs[: self.arity]
-        self.outputs = self._stateful.outputs
+        self.results = self._stateful.outputs  # of what is returned, then of what is written somewhere
+        self.outputs = self.results[: len(graph.outputs)]
         self.types = [i.type for i in self._stateful.onward.inputs[: self.arity]]
         self._rows = [batch_axis(t) for t in self.types]
         self._seen_names = [n + _SEEN + SHARED * (a is None) for n, a in zip(self.names, self._rows, strict=True)]
@@ -85,7 +92,8 @@ class Recurring:
         self.kinds = tuple((x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
         self.rows_are_apart = False  # shown once, where rows end or start on their own
         self._environment = engine.environment_now()
-        self._quick = _Quick(self)
+        self._quick = Quick(self)
+        self._ending: dict[tuple[bool, bool], Form | None] = {}
 
     # forms -----------------------------------------------------------------------------------------
 
@@ -103,12 +111,29 @@ class Recurring:
     @cached_property
     def step_graph(self) -> Graph:
         """One step, without loops and without a time axis."""
-        return own_state(_cleaned(one_step(self._stateful)), len(self.outputs))
+        return own_state(_cleaned(one_step(self._stateful)), len(self.results))
 
     @cached_property
     def stepping(self) -> Form:
         """One step."""
         return Form.of(self.step_graph, self.captured.keys(), keep_derived=True)
+
+    def ending(self, *, from_start: bool, with_state: bool) -> Form | None:
+        """The whole program, or from a state, for rows that end at steps of their own; None if they share what they end in.
+
+        Its last arguments are the ends (B,) of rows and whether a step is before them (B, T).
+        """
+        key = from_start, with_state
+        if key not in self._ending:
+            graph = self._stateful.start if from_start else self._stateful.onward
+            if not with_state:
+                graph = replace(graph, outputs=graph.outputs[: len(self.results)])
+            forms = self.engine.options.forms
+            proven = [p for p in default_pipeline().passes if p.name not in ("choose-form", "lower")]
+            made = ended(Pipeline(proven).run(graph, Context({"T": 64}, self.frozen, forms)))
+            passed = None if made is None else _passed(made, {"T": 64}, self.frozen, forms)
+            self._ending[key] = None if passed is None else Form.of(passed, self.frozen)
+        return self._ending[key]
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -267,35 +292,64 @@ class Recurring:
         if state is None:
             state = self.first(tensors, lengths)
         outputs = self.onward(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
-        count = len(self.outputs)
+        count = len(self.results)
         # not the last entries of an output, which would be kept as long as the state is, and change with it
         new = {leaf.name: value.clone() for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
         return list(outputs[:count]), new
+
+    def end(
+        self, tensors: Sequence[Tensor], state: State | None, ends: Tensor, *, with_state: bool
+    ) -> tuple[list[Any], State] | None:
+        """A chunk of which row b takes the first `ends[b]` steps, inputs harmless behind them; None if rows cannot.
+
+        Results at steps behind a row's end, and those of rows without a step, are anything; states are each row's own.
+        Rows that start with special steps take more than these.
+        """
+        if (state is not None and self.is_warming(state)) or (with_state and any(map(_is_common, self.leaves))):
+            return None
+        from_start = state is None and self.warmup > 0
+        form = self.ending(from_start=from_start, with_state=with_state)
+        if form is None:
+            return None
+        axis, sample = next((a, x) for a, x in zip(self.inputs, tensors, strict=True) if a is not None)
+        valid = torch.arange(sample.shape[axis], device=ends.device) < ends.unsqueeze(1)
+        sizes, device, count = self.lengths(tensors, wide=True), sample.device, len(self.results)
+        if from_start:
+            found = form(*tensors, *self.values(), ends, valid)
+            return list(found[:count]), self.named(found[count:], device, sizes) if with_state else {}
+        if state is None:
+            state = self.first(tensors, sizes)
+        found = form(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves), ends, valid)
+        after = {}
+        for leaf, value in zip(self.leaves, found[count:], strict=False):
+            took = (ends > 0).view(-1, *(1,) * (value.dim() - 1))
+            after[leaf.name] = torch.where(took, value, state[leaf.name])
+        return list(found[:count]), after
 
     def _warm(
         self, tensors: Sequence[Tensor], state: State | None, lengths: Mapping[str, int]
     ) -> tuple[list[Any], State]:
         """All inputs so far; the whole program runs on them once there are enough."""
         new = lengths["T"]
+        results: list[Any]
         whole = list(tensors)
         if state is not None:
             whole = [self._with_seen(n, x, state) for n, x in enumerate(tensors)]
         axis, sample = next((a, x) for a, x in zip(self.inputs, whole, strict=True) if a is not None)
         total = sample.shape[axis]
+        count = len(self.results)
         if total > self.warmup:
             found = self.starting(*whole, *self.values())
-            count = len(self.outputs)
             after = self.named(found[count:], sample.device, {**lengths, "T": total})
-            results: list[Any] = list(found[:count])
+            results = list(found[:count])
         else:
             # as written: the first steps are what is special
             args, kwargs = self._arguments(whole)
-            if all(offset >= total for offset in self._stateful.offsets):
-                results = [None] * len(self.outputs)
-            else:
-                results = pytree.tree_leaves(self._as_written(args, kwargs, total))
+            results = [None] * count  # what the original writes, it has written
+            if any(offset < total for offset in self._stateful.offsets):
+                results[: len(self.outputs)] = pytree.tree_leaves(self._as_written(args, kwargs, total))
             after = self._as_seen(whole)
-        return [self._latest(out, a, new) for out, a in zip(results, self.outputs, strict=True)], after
+        return [self._latest(out, a, new) for out, a in zip(results, self.results, strict=True)], after
 
     def _as_written(self, args: Any, kwargs: Any, steps: int) -> Any:
         """The original on its first steps. Raises StateError (LR4007) if it does not run on so few."""
@@ -342,7 +396,7 @@ class Recurring:
             (out.select(axis, 0) if out.shape[axis] else None)
             if isinstance(axis, int) and isinstance(out, Tensor)
             else out
-            for out, axis in zip(outputs, self.outputs, strict=True)
+            for out, axis in zip(outputs, self.results, strict=True)
         ]
 
     def take(
@@ -353,100 +407,48 @@ class Recurring:
             wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, self.inputs, strict=True)]
             state = self.first(wide, lengths)
         outputs = self.stepping(*tensors, *self.values(), *(state[leaf.name] for leaf in self.leaves))
-        count = len(self.outputs)
+        count = len(self.results)
         new = {leaf.name: value for leaf, value in zip(self.leaves, outputs[count:], strict=True)}
-        self._quick.remember(tensors, state)
+        if len(outputs) == len(self.outputs) + len(self.leaves):
+            self._quick.remember(tensors, state)
         return list(outputs[:count]), new
 
     def quick(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
         """A step like the last one, without asking again what it has asked; None if something is different."""
         return self._quick(tensors, state)
 
-    def shaped(self, outputs: list[Any]) -> Any:
-        """Results in the structure in which the original returns them."""
+    @contextmanager
+    def within_tables(self, state: State | None, steps: int) -> Iterator[None]:
+        """Where a lookup fails: StateError (LR4010) if it is that of a table at a step past its end."""
+        try:
+            yield
+        except IndexError as error:
+            clock = next((leaf.name for leaf in self.leaves if leaf.input == self._stateful.clock), None)
+            so_far = 0 if clock is None or state is None or self.is_warming(state) else int(state[clock])
+            found = past_the_end(self.graph, self._stateful.clock, so_far, steps)
+            if found is None:
+                raise
+            raise found from error
+
+    def finished(self, tensors: Sequence[Tensor], outputs: list[Any], *, wide: bool) -> Any:
+        """Results in the structure in which the original returns them, and all else written where it writes it."""
+        if len(outputs) > len(self.outputs):
+            written = [
+                out.unsqueeze(axis) if isinstance(axis, int) and not wide and not path.startswith("argument:") else out
+                for (path, _), axis, out in zip(
+                    self.compiled.graph.effects,
+                    self.results[len(self.outputs) :],
+                    outputs[len(self.outputs) :],
+                    strict=True,
+                )
+            ]
+            outputs = self.engine.write_back(self.compiled, outputs[: len(self.outputs)], written, tensors)
         return pytree.tree_unflatten(outputs, self.spec)
 
 
-class _Quick:
-    """The step of a model that did not change since the last one: a few comparisons, then the emitted function.
-
-    A step of a small model takes some tens of microseconds, so what is asked here must cost one or two.
-    """
-
-    def __init__(self, program: Recurring) -> None:
-        self.program = program
-        self.names = [leaf.name for leaf in program.leaves]
-        self.count = len(program.outputs)
-        self.is_plain = program.spec.is_leaf()
-        self.seen: tuple[Any, ...] | None = None
-        engine = program.engine
-        environment = engine.environment_now()
-        places = []
-        for path, get in zip(program.captured.values(), program.getters, strict=True):
-            owner, _, name = path.rpartition(".")
-            module = environment.modules.get(owner) if engine.module is not None and path else None
-            space = next((s for s in (module._parameters, module._buffers) if name in s), None) if module else None
-            places.append((space, name) if space is not None else (_Call(get), ""))
-        self.places: list[tuple[Any, str]] = places
-        modules = list(environment.modules.values())
-        self.watched = [
-            (space, name, value)
-            for m in modules
-            for space in (vars(m), m._modules)
-            for name, value in space.items()
-            if space is m._modules or not name.startswith("_")
-        ]
-        self.hooks = [(found, tuple(found)) for m in modules for found in (m._forward_hooks, m._forward_pre_hooks)]
-
-    def remember(self, tensors: Sequence[Tensor], state: State) -> None:
-        """This call went the long way and was found right."""
-        run, constants = self.program.stepping.program.run, self.program.stepping.constants
-        try:
-            values = [space[name] for space, name in self.places]
-        except KeyError:  # a parameter that has become something else
-            return
-        kinds = [(x.shape, x.dtype, x.device) for x in (*tensors, *(state[n] for n in self.names))]
-        self.seen = (run, constants, len(tensors), kinds, [v.dtype for v in values], torch.get_default_dtype())
-
-    def __call__(self, tensors: Sequence[Tensor], state: State) -> tuple[Any, State] | None:
-        if self.seen is None or state.__class__ is not dict or len(state) != len(self.names):
-            return None
-        run, constants, count, kinds, dtypes, default = self.seen
-        if len(tensors) != count or torch.get_default_dtype() is not default:
-            return None
-        try:
-            values = [space[name] for space, name in self.places]
-            held = [state[name] for name in self.names]
-        except KeyError:
-            return None
-        for x, (shape, dtype, device) in zip((*tensors, *held), kinds, strict=False):
-            if x.__class__ is not Tensor and not isinstance(x, Tensor):
-                return None
-            if x.shape != shape or x.dtype is not dtype or x.device != device:
-                return None
-        if [v.dtype for v in values] != dtypes:
-            return None
-        for space, name, value in self.watched:
-            if space.get(name) is not value:
-                return None
-        for hooks, were in self.hooks:
-            if tuple(hooks) != were:
-                return None
-        outputs = run(constants, *tensors, *values, *held)[0]
-        new = dict(zip(self.names, outputs[self.count :], strict=False))
-        if self.is_plain:
-            return outputs[0], new
-        return pytree.tree_unflatten(list(outputs[: self.count]), self.program.spec), new
-
-
-class _Call:
-    """A getter that looks like a space of one name."""
-
-    def __init__(self, get: Any) -> None:
-        self._get = get
-
-    def __getitem__(self, name: str) -> Any:
-        return self._get()
+def _is_common(leaf: Leaf) -> bool:
+    """Have rows this part of the state in common?"""
+    return not leaf.type.shape or leaf.name.endswith(SHARED)
 
 
 def _cleaned(graph: Graph) -> Graph:

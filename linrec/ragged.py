@@ -1,10 +1,11 @@
 """Ragged batches: rows of different lengths, and rows that start afresh at given steps.
 
-A row is cut into *segments* at its resets and at its length. Segments of equal length that start alike are rows of
-one batch of their own, run as any batch; their results are laid back where they belong. So a padded step is never
-computed, whatever it holds, and a reset is exactly a new sequence. Cost: the steps that count, in one run for each
-distinct length; where only results at every step are asked for, and no row is reset, a single run in which padding is
-replaced by the last step before it.
+A row is cut into *segments* at its resets and at its length. Segments that start alike are rows of one batch of their
+own, in which each ends at a step of its own (`linrec.emit.ended`): behind its end its last step stands in for whatever
+the padding holds. Their results are laid back where they belong. So padding is never read, and a reset is exactly a
+new sequence. Cost: a single run without resets; with them, segments are run with those of at most twice their length,
+so at most log2 T runs and twice the steps that count. Rows that share what they end in (a count of steps), and
+programs whose first steps are special, take a run for each distinct length.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from linrec.program import Recurring
 from linrec.rows import require_plain, require_rows
 from linrec.sizes import evaluate
 from linrec.states import BATCH, State, batch_axis, is_shared
+from linrec.writes import require_afresh
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Segment:
     stop: int
     goes_on: bool
     is_final: bool
+
+    @property
+    def long(self) -> int:
+        """The number of steps."""
+        return self.stop - self.start
 
 
 Ran = tuple[list[Segment], list[Any], State]  # a group of segments, its results, and the states after it
@@ -60,9 +67,16 @@ def run_ragged(
         reset_mask: (B, T) booleans; true where a row starts afresh before it takes the step.
         return_state: whether the state is asked for.
 
-    Raises StateError (LR4008) where rows cannot be told apart, or end in states of different make.
+    Raises StateError where rows cannot be told apart, or end in states of different make (LR4008), and where the first
+    state is kept in a place that the program writes (LR4009).
     """
     sizes = program.lengths(tensors, wide=True)
+    require_afresh(program.begins_in)
+    if any(path.startswith("argument:") for path, _ in program.compiled.graph.effects):
+        raise StateError(
+            "LR4008", "the program writes to its arguments, which hold steps behind the ends of rows",
+            help="give it a copy to write to inside the model: x = x.clone()",
+        )  # fmt: skip
     if BATCH not in sizes or "T" not in sizes:
         raise StateError("LR4008", "lengths and reset_mask need a batch axis", help="give inputs of (batch, time, ...)")
     rows, steps = sizes[BATCH], sizes["T"]
@@ -72,11 +86,9 @@ def run_ragged(
         raise StateError("LR4008", f"lengths must lie in 0 .. {steps}", help="lengths.clamp(0, x.shape[1])")
     batch = _Ragged(program, list(tensors), rows, steps, sizes)
     batch.require_rows(ends)
-    if ends is not None and resets is None and not return_state and batch.is_stepwise:
-        return batch.masked(state, ends), None
-    ran = batch.run(state, batch.segments(ends, resets))
+    ran = batch.run(state, batch.segments(ends, resets), return_state=return_state)
     base = [o if state is None else 0 for o in program.offsets]
-    results = [batch.laid(n, ran, base[n]) for n in range(len(program.outputs))]
+    results = [batch.laid(n, ran, base[n]) for n in range(len(program.results))]
     return results, batch.final(ran) if return_state else None
 
 
@@ -125,14 +137,9 @@ class _Ragged:
         self.program, self.tensors, self.rows, self.steps, self.sizes = program, tensors, rows, steps, sizes
         types = {i.name: i.type for i in program.graph.inputs} | {op.result: op.type for op in program.graph.ops}
         self.batch_of_input = [batch_axis(t) for t in program.types]
-        outputs = program.graph.outputs[: len(program.outputs)]
+        outputs = program.graph.outputs[: len(program.results)]
         self.output_types = [types.get(o.name) if isinstance(o, Use) else None for o in outputs]
         self.batch_of_output = [batch_axis(t) for t in self.output_types]
-
-    @property
-    def is_stepwise(self) -> bool:
-        """Is every result one at every step, from the first step on?"""
-        return not self.program.warmup and all(isinstance(a, int) for a in self.program.outputs)
 
     def require_rows(self, ends: Tensor | None) -> None:
         """Refuse, once for each program, one whose rows depend on each other."""
@@ -145,32 +152,6 @@ class _Ragged:
         require_rows(
             self.program, [self.cut(x, n, [piece], piece.stop) for n, x in enumerate(self.tensors)], self.sizes
         )
-
-    # one run, padding replaced ---------------------------------------------------------------------
-
-    def masked(self, state: State | None, ends: Tensor) -> list[Any]:
-        """All steps at once: results do not look ahead, so padding need only be harmless."""
-        device = self.tensors[0].device
-        ends = ends.to(device)
-        at = torch.arange(self.steps, device=device).expand(self.rows, self.steps)
-        valid = at < ends.unsqueeze(1)
-        nearest = torch.minimum(at, (ends - 1).clamp(min=0).unsqueeze(1))
-        clean = []
-        for x, batch, time in zip(self.tensors, self.batch_of_input, self.program.inputs, strict=True):
-            if time is None or batch is None:
-                clean.append(x)
-                continue
-            moved = x.movedim((batch, time), (0, 1))
-            last = moved.detach()[torch.arange(self.rows, device=device).unsqueeze(1), nearest]
-            last = _where(ends.view(-1, 1) > 0, last, torch.zeros_like(last))
-            clean.append(_where(valid, moved, last).movedim((0, 1), (batch, time)))
-        outputs, _ = self.program.advance(clean, state, self.sizes)
-        results = []
-        for out, batch, axis in zip(outputs, self.batch_of_output, self.program.outputs, strict=True):
-            assert batch is not None and isinstance(axis, int)
-            moved = out.movedim((batch, axis), (0, 1))
-            results.append(_where(valid, moved, torch.zeros_like(moved)).movedim((0, 1), (batch, axis)))
-        return results
 
     # segments --------------------------------------------------------------------------------------
 
@@ -185,27 +166,48 @@ class _Ragged:
                 found.append(Segment(row, start, after, start not in marks, after == stop))
         return found
 
-    def run(self, state: State | None, segments: list[Segment]) -> list[Ran]:
-        """Segments of equal length and equal start as one batch each."""
-        program = self.program
+    def run(self, state: State | None, segments: list[Segment], *, return_state: bool) -> list[Ran]:
+        """Segments that start alike as one batch each; those of resets with others of about their length."""
+        is_reset = len(segments) > self.rows or not all(s.goes_on for s in segments)
         groups: defaultdict[tuple[int, bool], list[Segment]] = defaultdict(list)
         for s in segments:
-            groups[s.stop - s.start, s.goes_on and state is not None].append(s)
-        ran: list[Ran] = []
-        for (length, goes_on), members in groups.items():
-            rows = torch.tensor([s.row for s in members], device=self.tensors[0].device)
-            held = self.state_rows(state, rows) if goes_on and state is not None else None
-            inputs = [self.cut(x, n, members, length) for n, x in enumerate(self.tensors)]
-            sizes = {**self.sizes, "T": length, BATCH: len(members)}
-            if length:
-                outputs, after = program.advance(inputs, held, sizes)
-            else:
-                outputs, after = [None] * len(program.outputs), held or program.first(inputs, sizes)
-            ran.append((members, outputs, after))
-        return ran
+            groups[s.long.bit_length() if is_reset else 0, s.goes_on and state is not None].append(s)
+        return [
+            ran for (_, goes_on), members in groups.items()
+            for ran in self.group(state if goes_on else None, members, with_state=return_state)
+        ]  # fmt: skip
 
-    def cut(self, x: Tensor, n: int, members: list[Segment], length: int) -> Tensor:
-        """One argument for a group of segments."""
+    def group(self, state: State | None, members: list[Segment], *, with_state: bool) -> list[Ran]:
+        """Segments that start alike: in one run, or where they cannot be, in one for each length."""
+        program, lengths = self.program, [s.long for s in members]
+        longest, device = max(lengths, default=0), self.tensors[0].device
+        held = None
+        if state is not None:
+            held = self.state_rows(state, torch.tensor([s.row for s in members], device=device))
+        inputs = [self.cut(x, n, members, longest) for n, x in enumerate(self.tensors)]
+        sizes = {**self.sizes, "T": longest, BATCH: len(members)}
+        if held is None and with_state and not all(lengths) and program.first_of_shapes(program.shapes(1)) is None:
+            raise StateError(
+                "LR4006", "a row without any step has no state: its first state is made from its first input",
+                help="leave such rows out, or give the state they are in: state=...",
+            )  # fmt: skip
+        if not longest:
+            after = {} if not with_state else held or program.first(inputs, sizes)
+            return [(members, [None] * len(program.results), after)]
+        if min(lengths) == longest:
+            return [(members, *program.advance(inputs, held, sizes))]
+        short = program.warmup if held is None else -1
+        if min(lengths) > short:
+            found = program.end(inputs, held, torch.tensor(lengths, device=device), with_state=with_state)
+            if found is not None:
+                return [(members, *found)]
+        parts = [[s for s in members if s.long == long] for long in sorted(set(lengths))]
+        if min(lengths) <= short < longest:  # those whose steps are all special, and the rest
+            parts = [[s for s in members if s.long <= short], [s for s in members if s.long > short]]
+        return [ran for part in parts for ran in self.group(state, part, with_state=with_state)]
+
+    def cut(self, x: Tensor, n: int, members: list[Segment], longest: int) -> Tensor:
+        """One argument for a group of segments, behind the end of each its last step."""
         batch, time = self.batch_of_input[n], self.program.inputs[n]
         if time is None or batch is None:
             if batch is not None:
@@ -215,9 +217,18 @@ class _Ragged:
                     "LR4008", f"{self.program.names[n]} varies over time but has no batch axis",
                     help="expand it to (batch, time, ...): x.expand(batch, -1)",
                 )  # fmt: skip
-            return x if time is None else x.narrow(time, 0, length)
-        parts = [x.select(batch, s.row).narrow(time - (batch < time), s.start, length) for s in members]
-        return torch.stack(parts, batch)
+            return x if time is None else x.narrow(time, 0, longest)
+        if all(s.long == longest for s in members):
+            parts = [x.select(batch, s.row).narrow(time - (batch < time), s.start, longest) for s in members]
+            return torch.stack(parts, batch)
+        full = next(s for s in members if s.long == longest)  # for rows without any step
+        given = [s if s.long else full for s in members]
+        row, start, last = (torch.tensor(v) for v in zip(*((s.row, s.start, s.long - 1) for s in given), strict=True))
+        step = torch.minimum(torch.arange(longest), last.unsqueeze(1)) + start.unsqueeze(1)
+        place = (row.unsqueeze(1) * self.steps + step).flatten().to(x.device)
+        moved = x.movedim((batch, time), (0, 1))
+        found = moved.flatten(0, 1).index_select(0, place).view(len(members), longest, *moved.shape[2:])
+        return found.movedim((0, 1), (batch, time))
 
     def state_rows(self, state: State, rows: Tensor) -> State:
         """The given state of some rows."""
@@ -225,7 +236,7 @@ class _Ragged:
 
     def laid(self, n: int, ran: list[Ran], base: int) -> Any:
         """One result of all groups, each entry where it belongs; zero where there is none."""
-        batch, time = self.batch_of_output[n], self.program.outputs[n]
+        batch, time = self.batch_of_output[n], self.program.results[n]
         made = [(members, outputs[n]) for members, outputs, _ in ran if outputs[n] is not None]
         if not made:  # no row has a step
             return self.nothing(n)
@@ -241,10 +252,11 @@ class _Ragged:
         for members, out in made:
             moved = out.movedim((batch, time), (0, 1)) if isinstance(time, int) else out.movedim(batch, 0).unsqueeze(1)
             many = moved.shape[1]
+            late = max(s.long for s in members) - many  # the step of the first entry
             for i, s in enumerate(members):
-                if isinstance(time, int):  # entries of the last `many` steps of the segment
-                    place[s.row, s.stop - many - base : s.stop - base] = torch.arange(many) + count + i * many
-                elif s.is_final:
+                if isinstance(time, int) and s.long > late:
+                    place[s.row, s.start + late - base : s.stop - base] = torch.arange(s.long - late) + count + i * many
+                elif not isinstance(time, int) and s.is_final and s.long:
                     place[s.row, 0] = count + i
             flat.append(moved.flatten(0, 1))
             count += len(members) * many

@@ -8,13 +8,15 @@ and splitting a sequence changes nothing.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from linrec.compiler import Compiled, Engine
+from linrec.compiler import Compiled, Engine, Options
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring
@@ -77,10 +79,19 @@ class RecurrentModule(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentModule:
         engine = self._engine
         if engine.module is not None:
-            module = copy.deepcopy(engine.module, memo)
-            engine = vars(module).get("_linrec_engine") or engine.rebound(module)
+            engine = _engine_of(copy.deepcopy(engine.module, memo), engine.name, engine.options)
         args, kwargs = self._current.example
         return RecurrentModule(engine, engine.program_for(args, kwargs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The model, and what the form was made for: it is captured again where it is loaded."""
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), self._current.example)
+        engine = self._engine
+        owner: Any = engine.function if engine.module is None else engine.module
+        if engine.module is None:  # the name of a decorated function stands for the compiled one
+            named = getattr(sys.modules.get(owner.__module__), getattr(owner, "__name__", ""), None)
+            owner = named if getattr(named, "__wrapped__", None) is owner else owner
+        return _loaded, (owner, engine.name, engine.options, args, kwargs)
 
     def train(self, mode: bool = True) -> RecurrentModule:
         """As for any module; the model's own flag follows."""
@@ -115,8 +126,9 @@ class RecurrentModule(nn.Module):
             raise StateError("LR4002", "a chunk has at least one step, got none", help="skip empty chunks")
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, lengths, tensors[0].device)
-        outputs, new = program.advance(tensors, state, lengths)
-        return program.shaped(outputs), new
+        with program.within_tables(state, lengths.get("T", 1)):
+            outputs, new = program.advance(tensors, state, lengths)
+        return program.finished(tensors, outputs, wide=True), new
 
     def step(self, *args: Any, state: State | None = None, **kwargs: Any) -> tuple[Any, State]:
         """One step from `state`: (the original's outputs without time axis, the next state)."""
@@ -132,7 +144,10 @@ class RecurrentModule(nn.Module):
             tensors = args if all(isinstance(a, Tensor) for a in args) else self._tensors(args, kwargs)  # type: ignore[assignment]
         current = self._current
         if state is not None:
-            found = current.quick(tensors, state)
+            try:
+                found = current.quick(tensors, state)
+            except IndexError:  # told below
+                found = None
             if found is not None:
                 return found
         program = self.fit(tensors)
@@ -142,9 +157,10 @@ class RecurrentModule(nn.Module):
         if program.warmup and (state is None or program.is_warming(state)):
             wide = [x if a is None else x.unsqueeze(a) for x, a in zip(tensors, program.inputs, strict=True)]
             outputs, new = program.advance(wide, state, {**lengths, "T": 1})
-            return program.shaped(program.narrowed(outputs)), new
-        outputs, new = program.take(tensors, state, lengths)
-        return program.shaped(outputs), new
+            return program.finished(tensors, program.narrowed(outputs), wide=False), new
+        with program.within_tables(state, 1):
+            outputs, new = program.take(tensors, state, lengths)
+        return program.finished(tensors, outputs, wide=False), new
 
     def init_state(self, *args: Any, **kwargs: Any) -> State:
         """The state before the first step: `init_state(batch)`, or for the arguments of a call.
@@ -178,8 +194,9 @@ class RecurrentModule(nn.Module):
         program = self.fit(tensors)
         if state is not None and not program.is_warming(state):
             check(state, program.leaves, program.lengths(tensors, wide=True), tensors[0].device)
-        outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
-        return program.shaped(outputs), after
+        with program.within_tables(state, program.lengths(tensors, wide=True).get("T", 1)):
+            outputs, after = run_ragged(program, tensors, state, lengths, reset_mask, return_state=return_state)
+        return program.finished(tensors, outputs, wide=True), after
 
     # which program ---------------------------------------------------------------------------------
 
@@ -240,3 +257,22 @@ class RecurrentModule(nn.Module):
                 ) from error  # fmt: skip
         self._current = found
         return found
+
+
+def _loaded(owner: Any, name: str, options: Options, args: Any, kwargs: Any) -> RecurrentModule:
+    """A form that was saved: of a module or a function, for arguments like these."""
+    args, kwargs = pytree.tree_map_only(Tensor, torch.zeros_like, (args, kwargs))
+    engine = _engine_of(owner, name, options)
+    return RecurrentModule(engine, engine.program_for(args, kwargs))
+
+
+def _engine_of(owner: Any, name: str, options: Options) -> Engine:
+    """The engine of a module or function that has one, else a new one."""
+    found = vars(owner).get("_linrec_engine")
+    if isinstance(found, Engine):
+        return found
+    if not isinstance(owner, nn.Module):
+        return Engine(owner, name, options)
+    kind = type(owner)
+    forward = vars(owner).get("forward") or getattr(kind, "_linrec_forward", kind.forward).__get__(owner)
+    return Engine(forward, name, options, owner)

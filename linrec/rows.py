@@ -25,6 +25,7 @@ _ROWS, _CHANGED = 5, 1  # so that neither a flip nor a shift leaves the changed 
 _STEPS = 3  # beyond those that are special
 
 
+@torch.no_grad()
 def require_rows(program: Recurring, row: Sequence[Tensor], sizes: Mapping[str, int]) -> None:
     """Refuse, tried once for each program, one in which a row of the batch depends on others.
 
@@ -126,7 +127,9 @@ def _differ(old: Any, new: Any, type_: object) -> bool:
     if not isinstance(old, Tensor):
         return bool(old != new)
     axis = batch_axis(type_)
-    if axis is None:
+    if axis is not None and isinstance(type_, Type):
+        axis -= len(type_.shape) - old.dim()  # narrower where it is made of a number still: h = 0 before the first step
+    if axis is None or axis < 0:
         return not _equal(old, new)
     if isinstance(type_, Type) and type_.shape[axis] != size(BATCH):
         return False  # rows and others in one axis, in an order that what sets them apart again shows

@@ -12,6 +12,7 @@ from linrec.errors import StateError
 from linrec.recurrence import RecurrentModule
 from linrec.rows import require_plain, require_rows
 from linrec.states import State, batch_axis, check_batch, is_shared, state_index
+from linrec.writes import require_afresh
 
 
 class Stream:
@@ -77,8 +78,10 @@ class Stream:
 
         Rows whose first state is made from their first input start with the next call. Raises StateError (LR4008) if
         rows have parts in common (a count of steps), depend on each other, or are in the first steps of a program that
-        treats these specially.
+        treats these specially; LR4009 if the first state is kept where the program writes.
         """
+        if self._state is not None:
+            require_afresh(self.rnn.program.begins_in)
         if mask is None:
             self.state = None
             return

@@ -80,16 +80,20 @@ def measured(
     given = [x.clone().requires_grad_(x.is_floating_point() or x.is_complex()) for x in inputs]
     wanted = {f"input {i}": x for i, x in enumerate(given) if x.requires_grad}
     wanted |= {name: p for name, p in parameters(model).items() if p.requires_grad}
-    outputs, state = run(model, *given)
+    written = {name: value.clone() for name, value in getattr(model, "named_buffers", dict)()}
+    outputs, state = run(model, *(x.clone() for x in given))
     total = torch.zeros((), dtype=torch.float64)
     draw = torch.Generator().manual_seed(7)
     for leaf in tensors((outputs, dict(sorted(state.items())))):
         if leaf.requires_grad:
             real = torch.view_as_real(leaf) if leaf.is_complex() else leaf
             total = total + (real.double() * torch.randn(real.shape, generator=draw, dtype=torch.float64)).sum()
-    if not total.requires_grad:
-        return (outputs, state), {}
-    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(wanted)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    with torch.no_grad():  # the next run starts from what this one found, not from what the program wrote
+        for name, value in written.items():
+            model.get_buffer(name).copy_(value)
     return (outputs, state), {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
 
 

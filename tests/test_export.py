@@ -196,3 +196,39 @@ def test_onnx_steps(name: str, tmp_path: Path) -> None:
                 want, state = rnn.step(x_t, state=state)
                 worst = max(worst, float((torch.from_numpy(y) - want).abs().max()))
     assert worst < 1e-5
+
+
+def three_factors(x: torch.Tensor) -> torch.Tensor:
+    h, ys = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        h = 0.5 * h + torch.einsum("bi,bj,bk->bi", x[:, t], x[:, t], h + 1)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def turned(x: torch.Tensor) -> torch.Tensor:
+    h, ys = torch.zeros(x.shape[0], 3, dtype=torch.complex64), []
+    for t in range(x.shape[1]):
+        h = torch.exp(1j * x[:, t]) * h + x[:, t]
+        ys.append(h.real)
+    return torch.stack(ys, 1)
+
+
+def test_a_product_of_three_leaves_the_batch_free() -> None:
+    x = torch.randn(5, 6, 3)
+    net: Any = linrec.compile(three_factors, verify="off")
+    rnn: Any = linrec.recurrent(net, x)
+    run: Any = linrec.export_step(net, None, x).module()
+    for batch in (1, 3, 5):
+        _, state = rnn(x[:batch, :2])
+        y, h = run(x[:batch, 2], *state.values())
+        want, after = rnn.step(x[:batch, 2], state=state)
+        same([y, h], [want, *after.values()], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
+def test_what_onnx_cannot_hold_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="ONNX export needs the packages of linrec[export]")
+    net: Any = linrec.compile(turned, verify="off")
+    with pytest.raises(StateError, match=r"LR4007.*complex"):
+        linrec.export_step(net, str(tmp_path / "step.onnx"), torch.randn(2, 6, 3))

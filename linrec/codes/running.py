@@ -138,6 +138,79 @@ Cure: mix rows outside the model, or run the rows apart.
     y = linrec.compile(net)(x - x.mean(0), lengths=lengths)
 """,
     ),
+    "LR4009": Code(
+        "each call changes what the next one reads",
+        """\
+A program that writes to attributes, buffers or arguments has a recurrent form if no step reads what an
+earlier call wrote: a sequence that is split would give other results. Running statistics are such a thing. A
+first state may be kept so (self.h that goes on from call to call); then nothing is left to start afresh from.
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            h = torch.zeros_like(x[:, 0])
+            for t in range(x.shape[1]):
+                h = a * h + x[:, t] - self.mean
+            if self.training:
+                self.mean.lerp_(h.mean(0), 0.1)    # once a call, however many steps it has
+            return h
+
+    rnn = linrec.compile(Net()).recurrent(x)
+
+Cure: stop the writing where steps are taken, or write outside the model.
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            h = torch.zeros_like(x[:, 0])
+            for t in range(x.shape[1]):
+                h = a * h + x[:, t] - self.mean
+            if self.training:
+                self.mean.lerp_(h.mean(0), 0.1)
+            return h
+
+    rnn = linrec.compile(Net()).eval().recurrent(x)
+""",
+    ),
+    "LR4010": Code(
+        "a table of steps is at its end",
+        """\
+A loop over A[t] or an embedding of positions holds for as many steps as the table has entries. The error says
+which table it is and how many steps were taken.
+
+    table = torch.rand(12, 4)
+
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = table[t] * h + x[:, t]
+        return h
+
+    rnn = linrec.compile(net).recurrent(x)
+    y, state = rnn(x)
+    y, state = rnn(x, state=state)                 # steps 12 to 23 of a table of 12
+
+Cure: make the table longer, start afresh, or go round in it.
+
+    table = torch.rand(24, 4)
+
+    def net(x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            h = table[t] * h + x[:, t]
+        return h
+
+    rnn = linrec.compile(net).recurrent(x)
+    y, state = rnn(x)
+    y, state = rnn(x, state=state)
+""",
+    ),
     "LR5001": Code(
         "results disagree",
         """\

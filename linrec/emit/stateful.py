@@ -59,6 +59,7 @@ class Stateful:
     inputs: tuple[int | None, ...]
     outputs: tuple[int | str | None, ...]
     offsets: tuple[int, ...]
+    clock: str = ""  # the input that counts the steps so far, if they are counted
 
 
 def stateful(graph: Graph) -> Stateful:
@@ -83,6 +84,7 @@ class _Builder:
     following: list[Arg] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    counter: str = ""  # the input that holds the number of steps so far
 
     def build(self) -> Stateful:
         """Ops are rewritten in their order, then the leaves' next values added."""
@@ -105,7 +107,7 @@ class _Builder:
         given = tuple(a if isinstance(a, int) else None for a in axes)
         offsets = tuple(self.offset(o) for o in graph.outputs)
         outputs = tuple(self.axis(o) for o in graph.outputs)
-        return Stateful(onward, self.start(), walk.warmup, tuple(self.leaves), given, outputs, offsets)
+        return Stateful(onward, self.start(), walk.warmup, tuple(self.leaves), given, outputs, offsets, self.counter)
 
     def axis(self, arg: Arg) -> int | str | None:
         """The time axis of a result, "last" for a value of the last step."""
@@ -140,7 +142,7 @@ class _Builder:
         self.ops.append(Op(f"{now.name}.steps", "add", (Use(f"{now.name}.zero"), now), (), Type("i64", (T,))))
         self.ops.append(Op(f"{now.name}.next", "add", (now, T), (), Type("i64", ())))
         self.following.append(Use(f"{now.name}.next"))
-        self.steps = Use(f"{now.name}.steps")
+        self.steps, self.counter = Use(f"{now.name}.steps"), now.name
 
     def kept(self) -> set[str]:
         """Values of the first steps that later ones read, as arguments rather than as initial states."""

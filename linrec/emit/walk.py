@@ -29,10 +29,16 @@ from linrec.sizes import Dim, Size, names_of
 
 
 def explicit(graph: Graph) -> Graph:
-    """Padding inside operators as an op of its own."""
+    """Padding inside operators as an op of its own; an entry counted from the last as what is carried from there."""
     ops: list[Op] = []
+    made = graph.by_name()
     for op in graph.ops:
         source = op.args[0] if op.args else None
+        if op.kind == "pick" and isinstance(source, Use) and isinstance(op.args[1], Size) and not source.delay:
+            loop = made[source.name]
+            back = graph.time(loop.time or "").trip - op.args[1]
+            if isinstance(back, int) and 1 <= back <= len(loop.init):
+                op = replace(op, kind="carry", args=(source, back))
         if op.kind == "conv1d" and isinstance(source, Use) and len(op.args) > 4 and isinstance(op.args[4], tuple):
             (width,) = op.args[4]
             type_ = _type(graph, source)
