@@ -31,6 +31,7 @@ from linrec.debug.memory import peak
 
 LONG = 2000.0  # milliseconds: what takes longer is timed once
 
+
 def train_step(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
     """Forward and backward; gradients start fresh."""
     leaves = [x.clone().requires_grad_() for x in inputs]

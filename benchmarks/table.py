@@ -32,7 +32,10 @@ def table(data: dict[str, Any]) -> str:
         lines += [_row(found, what) for what in ("forward", "train")]
     if "growth" in data:
         told = "; ".join(f"{name} {each['ratio']:.2f}" for name, each in data["growth"].items())
-        lines += ["", f"Time a step, the longest over the shortest, for lengths of 2^11 to 2^16 (to reach 1.3): {told}."]
+        lines += [
+            "",
+            f"Time a step, the longest over the shortest, for lengths of 2^11 to 2^16 (to reach 1.3): {told}.",
+        ]
     if "corpus" in data:
         lines += ["", f"Of {len(data['corpus']['rows'])} calls of the programs of the tests {_late(data['corpus'])}."]
     if any(found["loop_steps"] for found in data["results"]):
@@ -49,7 +52,7 @@ def _row(found: dict[str, Any], what: str) -> str:
     others = {name: mine / ms for name, ms in times.items() if name not in ("compiled", "floor", "loop", "bytes")}
     best = max(others, key=others.__getitem__, default="")
     loop = f"{'~' * bool(found['loop_steps'])}{times['loop'] / mine:.3g}x" if "loop" in times else ""
-    goals = [_goal(t) for t in found["targets"] if t["what"] == what]
+    goals = [_goal(t, times) for t in found["targets"] if t["what"] == what]
     cells = (
         found["workload"], what, f"{mine:.3g}", f"{mine / times['floor']:.2f}x",
         f"{others[best]:.2f}x {best}" if best else "", loop, "; ".join(goals),
@@ -57,8 +60,11 @@ def _row(found: dict[str, Any], what: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _goal(target: dict[str, Any]) -> str:
+def _goal(target: dict[str, Any], times: dict[str, float]) -> str:
     verdict = "met" if target["met"] else f"**missed: {target['ratio']:.3g}**"
+    if target["speedup"] and not target["met"]:
+        bare = times["loop"] / times["floor"]
+        verdict += f", {'out of reach: ' * (bare < target['bound'])}the bare work alone is {bare:.0f}x"
     if target["beside"] == "bytes":
         return f"<= {target['bound'] / 1e9:g} GB {verdict}"
     beside = {"floor": "the bare work", "loop": "the loop", "output": "the output's memory"}
