@@ -1,6 +1,6 @@
 """The table of README's section on speed, from the JSON that a run of the benchmark wrote.
 
-    python benchmarks/bench_forms.py --threads 1 --json benchmarks/results.json --plot benchmarks/results.png
+    python benchmarks/bench_forms.py --threads 1 --json benchmarks/results.json
     python benchmarks/table.py
 
 What stands between the two marks in README.md is replaced; every figure in it comes from the JSON.
@@ -34,7 +34,7 @@ def table(data: dict[str, Any]) -> str:
         told = "; ".join(f"{name} {each['ratio']:.2f}" for name, each in data["growth"].items())
         lines += [
             "",
-            f"Time a step, the longest over the shortest, for lengths of 2^11 to 2^16 (to reach 1.3): {told}.",
+            f"Time a step on the wall clock, the longest over the shortest, the fastest call of each of the lengths of 2^11 to 2^16 (to reach 1.3): {told}.",
         ]
     if "corpus" in data:
         lines += ["", f"Of {len(data['corpus']['rows'])} calls of the programs of the tests {_late(data['corpus'])}."]
