@@ -2,7 +2,8 @@
 
     python benchmarks/bench_forms.py [--quick] [--only TEXT] [--skip-loop] [--repeat N] [--threads N] [--json FILE] [--plot FILE]
 
-One process, interleaved, medians; the ratios are what holds on a shared machine. Forward without gradients, and a
+One process, interleaved, medians; the ratios are what holds on a shared machine, and with `--threads 1` the time is
+that of the processor alone. Forward without gradients, and a
 train step (forward and backward to all inputs and parameters, fresh gradients). Under each workload stand its targets;
 after the workloads come "growth" and "corpus" (benchmarks/sweep.py).
 """
@@ -27,6 +28,8 @@ from workloads import Target, Workload, workloads
 import linrec
 from linrec import native
 from linrec.debug.memory import peak
+
+LONG = 2000.0  # milliseconds: what takes longer is timed once
 
 
 def train_step(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
@@ -56,32 +59,44 @@ def forward(model: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callabl
 
 
 def medians(runs: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
-    """Milliseconds of each, interleaved; the loop a third as often."""
-    for run in runs.values():
-        run()
-    seen: dict[str, list[float]] = {name: [] for name in runs}
+    """Milliseconds of each, interleaved, after a call that may compile; the loop a third as often, once if it is long."""
+    seen: dict[str, list[float]] = {}
+    for name, run in runs.items():
+        first = _milliseconds(run)
+        seen[name] = [first] if name == "loop" and first > LONG else []
+    long = {name for name, times in seen.items() if times}
     for i in range(repeat):
         for name, run in runs.items():
-            if name != "loop" or i % 3 == 0:
-                started = time.perf_counter()
-                run()
-                seen[name].append(1e3 * (time.perf_counter() - started))
+            if name not in long and (name != "loop" or i % 3 == 0):
+                seen[name].append(_milliseconds(run))
+                if seen[name][-1] > LONG:
+                    long.add(name)
     return {name: statistics.median(times) for name, times in seen.items()}
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    """By the clock on the wall; with one thread the processor's time of this process, which others do not add to."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
+    run()
+    return 1e3 * (clock() - started)
 
 
 def measure(w: Workload, repeat: int, with_loop: bool) -> dict[str, Any]:
     """Forward and train step of one workload."""
     net: Any = linrec.compile(w.loop, verify="off")
-    found: dict[str, Any] = {"workload": w.name}
+    found: dict[str, Any] = {"workload": w.name, "loop_steps": w.loop_steps}
     for what, make in (("forward", forward), ("train", train_step)):
         runs = {"compiled": make(net, w.inputs)}
         runs |= {name: make(peer, w.inputs) for name, peer in w.peers.items()}
         runs |= peers_jax.runs(w, what)
-        if with_loop and not w.slow_loop:
-            runs["loop"] = make(w.loop, w.inputs)
+        if with_loop:
+            runs["loop"] = make(w.loop, tuple(x[:, : w.loop_steps or None] for x in w.inputs))
         floor = w.floor if what == "forward" else w.floor_train or w.floor
         runs["floor"] = forward(floor, w.inputs) if w.floor_train or what == "forward" else make(floor, w.inputs)
         found[what] = medians(runs, repeat)
+        if with_loop and w.loop_steps:
+            found[what]["loop"] *= w.inputs[0].shape[1] / w.loop_steps
         found["form"] = linrec.report(net).recurrences[0].form
         found["captured"] = linrec.report(net).recurrences[0].reason or "parallel"
         if any(t.what == what and t.beside in ("output", "bytes") for t in w.targets):
@@ -166,21 +181,25 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"float32, {torch.get_num_threads()} threads, torch {torch.__version__}, {native.status()}")
-    results = []
+    about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "native": native.status()}
+    print(f"float32, {about['threads']} threads, torch {about['torch']}, {about['native']}")
+    results: list[dict[str, Any]] = []
+    swept: dict[str, Any] = {}
+
+    def save() -> None:  # after each piece: a run that is cut off leaves what it has
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps({**about, "results": results, **swept}, indent=1) + "\n")
+
     for w in workloads(options.quick):
         if options.only in w.name:
             results.append(measure(w, options.repeat, not options.skip_loop))
             show(results[-1])
-    swept = {
-        name: run(options.repeat, options.quick)
-        for name, run in {"growth": sweep.growth, "corpus": sweep.corpus}.items()
-        if options.only in name
-    }
-    about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "native": native.status()}
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**about, "results": results, **swept}, indent=1) + "\n")
+            save()
+    for name, run in {"growth": sweep.growth, "corpus": sweep.corpus}.items():
+        if options.only in name:
+            swept[name] = run(options.repeat, options.quick)
+            save()
     if options.plot and results:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(results, options.plot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -69,3 +71,11 @@ def test_every_link_leads_somewhere() -> None:
 def test_the_main_folders_are_there() -> None:
     for name in ("pyproject.toml", "linrec", "frontends", "passes", "tests", "examples", "README.md"):
         assert (ROOT / name).exists()
+
+
+def test_the_figures_are_those_of_the_benchmark() -> None:
+    """The table of the section on speed says what the JSON beside the benchmark says."""
+    script = ROOT / "benchmarks" / "table.py"
+    space = runpy.run_path(str(script))
+    _, _, rest = (ROOT / "README.md").read_text().partition(space["BEGIN"])
+    assert rest.partition(space["END"])[0] == space["table"](json.loads(space["RESULTS"].read_text()))

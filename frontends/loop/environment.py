@@ -215,9 +215,12 @@ def _is_library(name: str | None) -> bool:
     ).startswith("linrec.nn")
 
 
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
 def _frozen(value: Any, depth: int = 0) -> Any:
     """Equal iff a program cannot tell the difference, as far as Python values go."""
-    if isinstance(value, bool | int | float | complex | str | bytes | type(None)):
+    if value.__class__ in _PLAIN or isinstance(value, _PLAIN):  # most are; the first question is the cheap one
         return (type(value), value)
     if isinstance(value, Tensor):
         return Tensor

@@ -162,7 +162,7 @@ def lti_convolution(
         return _convolved(w, response, spectrum)
     if torch.is_grad_enabled() and (w.requires_grad or response.requires_grad):
         return _Convolution.apply(w, response, spectrum)  # type: ignore[no-any-return, no-untyped-call]
-    return _blocked(w, response, spectrum)
+    return _blocked(w, response, spectrum, False)[0]
 
 
 def _convolved(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
@@ -220,18 +220,23 @@ class _Rows:
         layout.from_rows(torch.fft.ifft(x) if self.dtype.is_complex else torch.fft.irfft(x, self.size), to)
 
 
-def _blocked(w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
-    """The convolution with one block's spectra at a time: no memory but the output's."""
+def _blocked(w: Tensor, response: Tensor, spectrum: Tensor, is_kept: bool) -> tuple[Tensor, Tensor | None]:
+    """The convolution with one block's spectra at a time: no memory but the output's.
+
+    With `is_kept` the drive's spectrum as well, if it is one block: the gradient of the response is made of it.
+    """
     (b, t, groups, p), q = w.shape, response.shape[2]
     if b * t * groups * max(p, q) <= _SMALL:
-        return _convolved(w, response, spectrum)
+        return _convolved(w, response, spectrum), None
     rows = _Rows(smooth(2 * t - 1), torch.promote_types(w.dtype, response.dtype))
     out = compiled.fresh(torch.empty(b, t, groups, q, dtype=rows.dtype, device=w.device))
-    for row, at in _blocks(b, groups, q * rows.size):
+    blocks = list(_blocks(b, groups, q * rows.size))
+    is_kept = is_kept and len(blocks) == 1
+    for row, at in blocks:
         x = rows.transformed(w[row, :, at])
-        y = x.mul_(spectrum[at].squeeze(1)) if q == x.shape[2] == 1 else _channels(x, spectrum[at])
+        y = x.mul_(spectrum[at].squeeze(1)) if q == x.shape[2] == 1 and not is_kept else _channels(x, spectrum[at])
         rows.written(y, out[row, :, at])
-    return out
+    return out, rows.spectrum if is_kept else None
 
 
 class _Convolution(torch.autograd.Function):
@@ -239,13 +244,14 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, response: Tensor, spectrum: Tensor) -> Tensor:
-        ctx.save_for_backward(w, response, spectrum)
-        return _blocked(w, response, spectrum)
+        y, drive = _blocked(w, response, spectrum, ctx.needs_input_grad[1])
+        ctx.save_for_backward(w, response, spectrum, drive)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         # the spectrum is made of the response, which takes the whole derivative
-        w, response, spectrum = ctx.saved_tensors
+        w, response, spectrum, drive = ctx.saved_tensors
         if torch.is_grad_enabled() or not compiled.is_eager(w, response, spectrum, g):
             with torch.enable_grad():
                 w, response = compiled.apart(w, response)
@@ -254,13 +260,16 @@ class _Convolution(torch.autograd.Function):
                 found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
             dw, dk = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
             return dw, dk, None
-        return *_correlated(w, response, spectrum, g, *ctx.needs_input_grad[:2]), None
+        return *_correlated(w, response, spectrum, drive, g, *ctx.needs_input_grad[:2]), None
 
 
 def _correlated(
-    w: Tensor, response: Tensor, spectrum: Tensor, g: Tensor, for_drive: bool, for_response: bool
+    w: Tensor, response: Tensor, spectrum: Tensor, drive: Tensor | None, g: Tensor, for_drive: bool, for_response: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dw[s] = sum_t conj(K[t-s]) g[t] and dK[k] = sum_t g[t] conj(w[t-k]): correlations, by FFT as well."""
+    """dw[s] = sum_t conj(K[t-s]) g[t] and dK[k] = sum_t g[t] conj(w[t-k]): correlations, by FFT as well.
+
+    `drive` is the spectrum of w where it was kept.
+    """
     (b, t, groups, _), q = w.shape, response.shape[2]
     size, is_complex = smooth(2 * t - 1), g.is_complex()
     rows, more = _Rows(size, g.dtype), _Rows(size, g.dtype)
@@ -270,7 +279,7 @@ def _correlated(
     for row, at in _blocks(b, groups, q * size):
         y = rows.transformed(g[row, :, at])
         if sums is not None:
-            x = more.transformed(w[row, :, at]).conj()
+            x = (more.transformed(w[row, :, at]) if drive is None else drive).conj()
             if q == x.shape[2] == 1:
                 sums[at] += (y * x).sum(0).unsqueeze(1)
             else:
