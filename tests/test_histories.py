@@ -92,7 +92,29 @@ class InAnAttribute(nn.Module):
         return torch.stack(ys, 1)
 
 
-ONE_CAPTURE = (in_a_deque, in_a_list, before_the_outputs, in_their_places)
+def in_a_ring(x: Tensor) -> Tensor:
+    seasons = [torch.ones_like(x[:, 0]) for _ in range(7)]
+    level, ys = x[:, 0], []
+    for t in range(x.shape[1]):
+        season = seasons[t % 7]
+        ys.append(level + season)
+        risen = 0.5 * (x[:, t] - season) + 0.5 * level
+        seasons[t % 7] = 0.9 * season + 0.1 * (x[:, t] - risen)
+        level = risen
+    return torch.stack(ys, 1)
+
+
+def as_they_were(x: Tensor) -> Tensor:
+    seasons = [0.1 * i * torch.ones_like(x[:, 0]) for i in range(4)]
+    ys = []
+    for t in range(x.shape[1]):
+        season = seasons[t % 4]
+        ys.append(season)
+        seasons[t % 4] = season + 0.3 * (x[:, t] - season)
+    return torch.stack(ys, 1)
+
+
+ONE_CAPTURE = (in_a_deque, in_a_list, before_the_outputs, in_their_places, in_a_ring, as_they_were)
 RIGHT = (at_every_second_step, taken_and_put, from_the_front, InAnAttribute)
 
 

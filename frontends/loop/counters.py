@@ -56,6 +56,8 @@ def unreadable(watches: Collection[Watch], places: Collection[Place] = ()) -> Un
     """
     stepping = {key for w in watches for key, seen in w.values.items() if len(set(map(repr, seen))) > 1}
     first, *others = watches
+    # a counter of time counts further in longer traces; one of a few layers or slots does not
+    stepping -= {key for key in stepping if others and all(w.values.get(key) == first.values.get(key) for w in others)}
     sizing = {
         key for key, seen in first.values.items() if any(w.values.get(key, seen)[-1] != seen[-1] for w in others)
     } - stepping
@@ -140,7 +142,8 @@ class _Scope:
         if isinstance(node.right, ast.Name) and node.right.id not in self.sizing | self.stepping:
             seen = self.watch.values.get((self.code, node.right.id), [])
             period = seen[-1] if seen else self.watch.codes[self.code].get(node.right.id)
-        return isinstance(period, int) and 0 < period <= LONGEST_CYCLE
+        counted = self.watch.values.get((self.code, getattr(node.left, "id", "")), [])
+        return isinstance(period, int) and 0 < period <= max(LONGEST_CYCLE, len({*map(repr, counted)}) // 2 - 1)
 
     def _is_coefficient(self, node: ast.AST) -> bool:
         """Is the counter part of an expression that became a function of time?"""

@@ -481,20 +481,23 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         for element in early.pop(op.result, ()):
             put(element)
 
-    for source in flat.inputs:
-        for element in early.pop(source.name, ()):
-            put(element)
-    for op in ops:
-        if op.result in moved:
-            continue
+    def put_behind(op: Op) -> None:
+        """The op, behind what it is the first to read; that may be an element of an element."""
         for use in op.uses():
             if use.name in late:
                 late.discard(use.name)
                 flat.stacks[use.name] = flat.stacks[op.result]
                 if op.result in flat.frames:
                     flat.frames[use.name] = flat.frames[op.result]
-                put(elements[use.name])
+                put_behind(elements[use.name])
         put(op)
+
+    for source in flat.inputs:
+        for element in early.pop(source.name, ()):
+            put(element)
+    for op in ops:
+        if op.result not in moved:
+            put_behind(op)
     return new
 
 

@@ -25,6 +25,7 @@ class Histories:
 
     lengths: dict[Hashable, int] = field(default_factory=dict)
     moves: Counter[Hashable] = field(default_factory=Counter)
+    writes: Counter[Hashable] = field(default_factory=Counter)  # a single other value in its place, as in a ring
     _last: dict[Hashable, list[int]] = field(default_factory=dict)
 
     def see(self, name: Hashable, value: Any) -> None:
@@ -36,12 +37,20 @@ class Histories:
                 self.lengths[key] = len(items)
             elif _is_shifted(now, before):
                 self.moves[key] += 1
+            elif now != before:
+                self.writes[key] += 1
             self._last[key] = now
 
     def hidden(self) -> dict[Hashable, tuple[int, float]]:
         """Lists that still hold what they held at first: how long they are, and how many times more must move."""
-        kept = {key: self.lengths[key] for key, moves in self.moves.items() if moves <= self.lengths[key]}
-        return {key: (length, (length + _MORE) / self.moves[key]) for key, length in kept.items() if length > 1}
+        found: dict[Hashable, tuple[int, float]] = {}
+        for key, length in self.lengths.items():
+            # a ring goes around twice: at first it holds what was there before
+            ways = [(self.moves[key], length), (self.writes[key], 2 * length)]
+            if length > 1 and all(times <= needed for times, needed in ways):
+                times, needed = max(ways)
+                found |= {key: (length, (needed + _MORE) / times)} if times else {}
+        return found
 
 
 def _is_shifted(now: list[int], before: list[int]) -> bool:

@@ -139,7 +139,7 @@ class _Reroller(Reads):
             length += 1
         return (
             Run(loop, self._body_name(loop, j), step, start, length)
-            if length >= max(count - PEELED, 2) or length == count
+            if length >= max(count - PEELED, 2) or length == count or (length == len(items) and 2 * length >= count)
             else None
         )
 
