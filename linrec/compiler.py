@@ -29,7 +29,7 @@ from linrec.emit.source import Program, emit
 from linrec.errors import FAILURES, CaptureError, LinrecError, NotLinearError, ProgramError, StateError, trial
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
-from linrec.ir import Graph, specialized
+from linrec.ir import Graph, least_sizes, specialized
 from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
@@ -97,7 +97,8 @@ class Compiled:
     def __post_init__(self) -> None:
         graph = self.captured.graph
         picked = [op.args[1] for op in graph.ops if op.kind == "pick"]
-        self.least = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
+        steps = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
+        self.least = (*steps, *least_sizes(graph))
         self.writes = any(path.startswith("argument:") for path, _ in graph.effects)
         paths = {path for path, _ in graph.effects if path not in self.captured.assigned}
         self.written = frozenset(n for n, i in enumerate(graph.inputs) if i.path in paths or f"argument:{n}" in paths)

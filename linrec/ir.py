@@ -263,6 +263,12 @@ def specialized(graph: Graph, lengths: Mapping[str, int]) -> Graph:
     )
 
 
+def least_sizes(graph: Graph) -> set[Size]:
+    """Sizes of values that would be negative where there are too few steps: T - 4 where four stand apart."""
+    shapes = (t.shape for op in graph.ops for t in (op.type if isinstance(op.type, tuple) else (op.type,)) if t)
+    return {d for shape in shapes for d in shape if isinstance(d, Size) and any(n < 0 for _, n in d.terms)}
+
+
 def order(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     """Ops so that every read without delay, and every `init`, comes after its op; stable.
 

@@ -165,6 +165,16 @@ def test_the_original_is_left_alone(program: Program) -> None:
     assert_same(after, wanted, 0.0, program.name)
 
 
+# captured anew for each length, or batch: capture cannot read what other lengths would do, and says so
+HELD = frozenset(
+    """
+    ParameterChosenByT branch_on_a_step_beyond_short_traces chunk_by_chunk every_second_output every_second_step
+    last_valid_step_of_each_row list_of_steps loop_over_batch mixed_number_and_tensor_state
+    reset_at_every_hundredth_step ring_in_a_tensor steps_inside_chunks table_computed_from_the_length
+""".split()
+)
+
+
 @named([p for p in PARALLEL if p.length(4) == 4])
 def test_one_capture_serves_all(program: Program) -> None:
     """Every length and batch size from one capture; no other axis of the corpus is as long as these batches."""
@@ -173,7 +183,7 @@ def test_one_capture_serves_all(program: Program) -> None:
         for steps, batch in ((64, 8), (4, 8), (47, 11)):
             made(*program.inputs(program.length(steps), batch))
     report = linrec.report(made)
-    assert report.captures == 1, told(report)
+    assert (report.captures == 1) != (program.name in HELD), told(report)
 
 
 # ---- verdicts ----------------------------------------------------------------------------------------

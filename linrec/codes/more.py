@@ -121,17 +121,17 @@ Cure: combine the coefficients first.
         "linear, left a loop by cost",
         """\
 The recurrence was proven linear and has a parallel form, which the cost model expects to be slower than
-the loop, over long sequences too. A dense transition that varies over time is the usual case: its scan
-multiplies n x n matrices, n^3 operations a step against n^2 in the loop. `linrec explain --level 3` prints
-both costs, and `forms="associative"` asks for the scan all the same.
+the loop, over long sequences too. A gate times a constant dense matrix is the usual case: the transition of
+each step has to be made, n x n numbers for each row of a batch. `linrec explain --level 3` prints both
+costs, and `forms="associative"` asks for the scan all the same.
 
-    def net(x, A):                                 # A: (batch, time, 160, 160)
+    def net(x, g, W):                              # W: (160, 160)
         h = torch.zeros_like(x[:, 0])
         for t in range(x.shape[1]):
-            h = torch.einsum("bij,bj->bi", A[:, t], h) + x[:, t]
+            h = g[:, t] * (h @ W) + x[:, t]
         return h
 
-    inputs = (torch.randn(2, 12, 160), 0.01 * torch.randn(2, 12, 160, 160))
+    inputs = (torch.randn(2, 12, 160), torch.rand(2, 12, 160), 0.01 * torch.randn(160, 160))
 
 Cure: none is needed. A transition with a structure is faster: diagonal, constant, or small blocks.
 

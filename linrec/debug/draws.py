@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from linrec.dtypes import LONG
-from linrec.ir import Graph, Input
+from linrec.ir import Graph, Input, least_sizes
 from linrec.sizes import Size, evaluate, names_of
 
 Kind = Literal["integers", "positive", "reals", "resized", "broken"]
@@ -121,4 +121,4 @@ def _fits(graph: Graph, lengths: Mapping[str, int]) -> bool:
             numbers *= evaluate(dim, lengths) if isinstance(dim, Size) else dim
         if numbers < 0 or numbers > _LARGEST:
             return False
-    return True
+    return all(evaluate(d, lengths) >= 0 for d in least_sizes(graph) if names_of(d) <= lengths.keys())
