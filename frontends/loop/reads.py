@@ -84,8 +84,10 @@ class Reads(Rolling):
     def _chosen(
         self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
     ) -> Arg | None:
-        """A read, or a choice between two by the first branch that tells them apart, or a variable, or between two."""
-        read = self._plain(loop, values, op, is_read, branches)
+        """A read, or a choice between two by one branch, or a variable, or choices by several branches."""
+        read = self._read(loop, values, op, is_read)
+        if read is None:
+            read = self._split(loop, values, op, is_read, branches, plain=True)
         if read is None and self.flat.absent:
             read = self._read_variable(loop, values, op, is_read)
         return self._split(loop, values, op, is_read, branches, plain=False) if read is None else read
@@ -93,13 +95,6 @@ class Reads(Rolling):
     def _signal_of(self, loop: int, value: Arg) -> str:
         place = self.where.get(value.name) if isinstance(value, Use) else None
         return self._body_name(loop, place[2]) if place is not None and place[0] == loop else ""
-
-    def _plain(
-        self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch]
-    ) -> Arg | None:
-        """The same without variables."""
-        read = self._read(loop, values, op, is_read)
-        return self._split(loop, values, op, is_read, branches, plain=True) if read is None else read
 
     def _split(
         self, loop: int, values: list[Arg], op: Op, is_read: list[bool], branches: Sequence[Branch], *, plain: bool
@@ -110,7 +105,7 @@ class Reads(Rolling):
             for branch, _ in self.flat.paths.get(self._signal_of(loop, v), ())
         }  # fmt: skip
         branches = [branch for branch in branches if branch in leading] if leading else branches
-        if not branches:
+        if not branches or (plain and len(leading) > 1):
             return None
         branch, *others = branches
         turns = self._turns(loop, op, branch)
@@ -120,8 +115,10 @@ class Reads(Rolling):
                 [was and is_so == side for was, is_so in zip(is_read, holds, strict=True)] for side in (True, False)
             ]
             if any(halves[0]) and any(halves[1]):
-                chosen = self._plain if plain else self._chosen
-                parts = [chosen(loop, values, op, half, others) for half in halves]
+                parts = [
+                    self._read(loop, values, op, half) if plain else self._chosen(loop, values, op, half, others)
+                    for half in halves
+                ]
                 types = {self.types.get(p.name) for p in parts if isinstance(p, Use)}
                 if parts[0] is not None and parts[1] is not None and len(types) == 1:
                     test = self._condition(loop, ((branch, True),), turns[0])
@@ -189,8 +186,9 @@ class Reads(Rolling):
     def _read_variable(self, loop: int, values: list[Arg], op: Op, is_read: list[bool]) -> Arg | None:
         """The variable that is assigned at the places of all these values."""
         made = [self._made(loop, v) if was else None for v, was in zip(values, is_read, strict=True)]
-        position = self.where[op.result][2]
-        read = self._variable(loop, made, is_read, position, 0)
+        if not any(isinstance(m, Made) for m in made):
+            return None
+        read = self._variable(loop, made, is_read, self.where[op.result][2], 0)
         if read is None:
             return None
         kept, found = read

@@ -1,0 +1,59 @@
+"""Branches that come out alike at some lengths: each choice is made by its own, whatever short traces show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import linrec
+
+LENGTHS = (12, 40, 13, 14, 15, 16, 17, 30, 31, 5, 7)
+
+
+def both_arms(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    h, g = torch.zeros_like(x[0]), 0.5 * x[0]
+    t, last = 0, x.shape[0] - 1
+    while t <= last:
+        h, g = (
+            0.5 * h + 0.3 * g + x[t] if t % 3 != 2 else 0.5 * h + 0.3 * g,
+            0.6 * (g + 0.3 * h) + x[t] if t != last else 0.3 * (g + 0.3 * h),
+        )
+        y = (g * x[t]).sum(-1)
+        t += 1
+    return y, h
+
+
+def one_after_the_other(x: Tensor, a: Tensor) -> Tensor:
+    h, ys = torch.zeros_like(x[0]), []
+    for t in range(x.shape[0]):
+        v = x[t]
+        if t % 3 != 2:
+            v = torch.tanh(x[t])
+        if t == x.shape[0] - 1:
+            v = 0.3 * x[t]
+        h = a * h + v
+        ys.append(h)
+    return torch.stack(ys)
+
+
+def between_two_that_stay(x: Tensor, a: Tensor) -> Tensor:
+    h, b = torch.zeros_like(x[0]), 0.5 * a
+    for t in range(x.shape[0]):
+        if t % 3 != 2:
+            h = h + 1.0
+        h = (a if t != x.shape[0] - 1 else b) * h + x[t]
+    return h
+
+
+@pytest.mark.parametrize("program", (both_arms, one_after_the_other, between_two_that_stay), ids=lambda f: f.__name__)
+def test_each_choice_has_its_own_branch(program: Callable[..., Any]) -> None:
+    compiled: Any = linrec.compile(program, verify="off")
+    a = torch.tensor([0.9, 0.5, -0.3], dtype=torch.float64)
+    for length in LENGTHS:
+        x = torch.randn(length, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+        torch.testing.assert_close(compiled(x, a), program(x, a), rtol=1e-12, atol=1e-12, msg=f"T={length}")
+    assert linrec.report(compiled).captures >= 1
