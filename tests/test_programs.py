@@ -307,8 +307,13 @@ def returned_a_step(program: Program) -> int:
     return (leaves[1] - leaves[0]) // 8
 
 
+LOOPING = {"branch_on_a_step_beyond_short_traces", "reset_at_every_hundredth_step", "chunk_by_chunk"}
+
+
 @named(PARALLEL)
-def test_parallel_by_count(program: Program) -> None:
+def test_parallel_by_count(program: Program, request: pytest.FixtureRequest) -> None:
+    if program.name in LOOPING:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="at 512 steps of its own the capture gives up"))
     # A loop grows eightfold and by at least two operators a step; a scan of two levels by sqrt(8) = 2.8.
     (made, _), spread = compiled(program.name), returned_a_step(program)
     short, long = (dispatched(made, program, n) - spread * n for n in (64, 512))
