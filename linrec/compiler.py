@@ -24,18 +24,19 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from linrec import calibration, findings
+from linrec.compiled import Compiled, metadata_of
 from linrec.constants import Cached
-from linrec.emit.source import Program, emit
+from linrec.emit.source import emit
 from linrec.errors import FAILURES, CaptureError, LinrecError, NotLinearError, ProgramError, StateError, trial
 from linrec.frontends.loop import Capture, Environment, capture, reachable
 from linrec.frontends.loop.environment import Restored
-from linrec.ir import Graph, least_sizes, specialized
+from linrec.ir import Graph, specialized
 from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
 from linrec.probe import superposition
 from linrec.reports import Report, Verification
 from linrec.reproducer import Reproducer, leave
-from linrec.sizes import Dim, Size, evaluate
+from linrec.sizes import Size, evaluate
 from linrec.verification import STEPS, compare
 
 log = logging.getLogger("linrec")
@@ -73,85 +74,6 @@ def disabled() -> Iterator[None]:
 def is_enabled() -> bool:
     """Do compiled programs run compiled?"""
     return _enabled.get() and os.environ.get("LINREC", "").lower() != "off"
-
-
-@dataclass
-class Compiled:
-    """One captured program and what it was made into."""
-
-    captured: Capture
-    graph: Graph  # after all passes
-    program: Program
-    constants: list[Cached]
-    getters: list[Callable[[], Any]]
-    metadata: list[tuple[Any, ...]]
-    report: Report
-    rejected: bool = False
-    guards: list[tuple[Callable[[], Any], Tensor]] = field(default_factory=list)  # tensors read as Python numbers
-    example: tuple[Any, Any] = ((), None)  # the leaves of the arguments, and how they are nested
-    least: tuple[Dim, ...] = field(init=False)  # sizes that must not be negative: steps that are read singly exist
-    expected: list[tuple[Any, ...]] = field(init=False)  # shapes of the arguments: numbers, names, other sizes
-    writes: bool = field(init=False)  # are arguments written to?
-    written: frozenset[int] = field(init=False)  # places of the tensors that the call writes to
-
-    def __post_init__(self) -> None:
-        graph = self.captured.graph
-        picked = [op.args[1] for op in graph.ops if op.kind == "pick"]
-        steps = (*(t.trip - 1 for t in graph.times), *(i for i in picked if isinstance(i, int | Size)))
-        self.least = (*steps, *least_sizes(graph))
-        self.writes = any(path.startswith("argument:") for path, _ in graph.effects)
-        paths = {path for path, _ in graph.effects if path not in self.captured.assigned}
-        self.written = frozenset(n for n, i in enumerate(graph.inputs) if i.path in paths or f"argument:{n}" in paths)
-        self.expected = [tuple(map(_bare, i.type.shape)) for i in self.graph.inputs]
-
-    def lengths(self, tensors: list[Tensor]) -> dict[str, int] | None:
-        """The named lengths of a call, None if its shapes are not ones this program holds for."""
-        lengths: dict[str, int] = {}
-        late: list[tuple[Size, int]] = []
-        for given, wanted in zip(tensors, self.expected, strict=False):
-            shape = given.shape
-            if len(shape) != len(wanted):
-                return None
-            for actual, dim in zip(shape, wanted, strict=True):
-                if dim.__class__ is str:
-                    if lengths.setdefault(dim, actual) != actual:
-                        return None
-                elif dim.__class__ is int:
-                    if dim != actual:
-                        return None
-                else:
-                    late.append((dim, actual))
-        for dim, actual in late:
-            if len(dim.names) == 1 and not dim.names <= lengths.keys():
-                (name,) = dim.names
-                lengths[name] = actual - dict(dim.terms).get((), 0)
-            if not dim.names <= lengths.keys() or evaluate(dim, lengths) != actual:
-                return None
-        if any(n <= 1 for name, n in lengths.items() if name != "T"):
-            return None  # a size of one broadcasts: it is another program
-        if lengths.get("T", self.captured.shortest) < self.captured.shortest:
-            return None  # some branch does not run
-        return lengths
-
-    def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:
-        """Are there more steps than the loop treats specially, and no arguments that are written to and overlap?"""
-        if self.writes and _share_memory(tensors):
-            return False
-        return lengths.get("T", 2) > 1 and all(evaluate(n, lengths) >= 0 for n in self.least)
-
-    def fits(self) -> bool:
-        """Have the captured tensors the types they had, and those that were read as numbers the same numbers?"""
-        return all(_metadata(get()) == was for get, was in zip(self.getters, self.metadata, strict=True)) and all(
-            torch.equal(get(), held) for get, held in self.guards
-        )
-
-    def run(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Outputs and effects."""
-        given = [*tensors, *(get() for get in self.getters)]
-        if torch.is_grad_enabled():
-            for n in self.written:  # what was there before the call is what its gradients are made of
-                given[n] = given[n].clone()
-        return self.program.run(self.constants, *given)  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -451,7 +373,7 @@ class Engine:
             for r in report.recurrences:
                 if r.form == "sequential":
                     raise NotLinearError(r.code or "LR2002", r.reason, loop=r.name, file=r.source, help=r.help)
-        metadata = [_metadata(get()) for get in getters]
+        metadata = [metadata_of(get()) for get in getters]
         guards = [(environment.tensors[path], held) for path, held in captured.guards]
         return Compiled(captured, graph, program, constants, getters, metadata, report, guards=guards)
 
@@ -530,28 +452,8 @@ def _flat(count: int) -> pytree.TreeSpec:
     return pytree.tree_structure(((0,) * count, {}))
 
 
-def _bare(dim: Dim) -> Dim | str:
-    """A size that is one name is that name."""
-    if isinstance(dim, Size) and dim.terms == (((next(iter(dim.names)),), 1),):
-        return next(iter(dim.names))
-    return dim
-
-
 def _same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _share_memory(tensors: list[Tensor]) -> bool:
-    """Do two arguments share storage? A write to one would be a write to the other."""
-    if len(tensors) == 1:
-        return False
-    places = [x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and not _is_wrapped(x)]
-    held = [p for p in places if p]
-    return len(set(held)) < len(held)
-
-
-def _is_wrapped(x: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 def _raises(function: Callable[..., Any], inputs: list[Tensor]) -> bool:
@@ -609,10 +511,6 @@ def _is_transformed() -> bool:
     """Does a transform of torch.func or forward-mode differentiation look on? These ask no tensor whether it wants one."""
     level: int = forward_ad._current_level
     return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _metadata(value: Any) -> tuple[Any, ...]:
-    return (value.dtype, value.device, value.shape) if isinstance(value, Tensor) else (type(value),)
 
 
 def _plain(leaf: Any) -> Any:

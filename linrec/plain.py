@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec.compiler import Compiled, Engine
+from linrec.compiled import Compiled
+from linrec.compiler import Engine
 from linrec.dtypes import LONG
 from linrec.emit.operators import KERNELS, carried, carried_list, shifted
 from linrec.emit.source import Program

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from linrec.compiler import Compiled, Engine
+from linrec.compiled import Compiled
+from linrec.compiler import Engine
 from linrec.constants import Cached
 from linrec.dtypes import LONG
 from linrec.emit.batchfirst import SHARED, batch_first

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from linrec.compiler import Compiled, Engine, Options
+from linrec.compiled import Compiled
+from linrec.compiler import Engine, Options
 from linrec.emit.stateful import Leaf
 from linrec.errors import StateError
 from linrec.program import Recurring

@@ -18,7 +18,8 @@ import torch
 
 from linrec.api import _engine_of, _new_engine, _require_engine
 from linrec.closed import ORDER, impulse_response, n, rational, rounded
-from linrec.compiler import Compiled, Options
+from linrec.compiled import Compiled
+from linrec.compiler import Options
 from linrec.errors import StateError
 from linrec.ir import Arg, Graph, Op, Type, Use
 from linrec.linear.system import MIXED, System, Vector, product, system_of
