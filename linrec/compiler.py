@@ -337,10 +337,22 @@ class Engine:
             if not fixed or not _without_sizes(compiled):
                 continue
             # a form may exist once sizes other than time and batch are known, or all but time where a batch is mixed
-            special = self.build(replace(captured, graph=specialized(captured.graph, fixed)), environment, tensors)
-            if _without_sizes(special) < _without_sizes(compiled):
-                special.example, compiled = compiled.example, special
+            special = self._special(captured, fixed, environment, tensors)
+            if _without_sizes(special) >= _without_sizes(compiled):
+                continue
+            for name in tuple(fixed) if len(fixed) > 1 else ():  # those that make no difference stay open
+                fewer = {n: v for n, v in fixed.items() if n != name}
+                other = self._special(captured, fewer, environment, tensors)
+                if _without_sizes(other) <= _without_sizes(special):
+                    fixed, special = fewer, other
+            special.example, compiled = compiled.example, special
         return compiled
+
+    def _special(
+        self, captured: Capture, fixed: Mapping[str, int], environment: Environment, tensors: list[Tensor]
+    ) -> Compiled:
+        graph = specialized(captured.graph, fixed)
+        return self.build(replace(captured, graph=graph), environment, tensors)
 
     def build(self, captured: Capture, environment: Environment, tensors: list[Tensor]) -> Compiled:
         """Passes and emission for a captured program. Raises NotLinearError under `strict`."""

@@ -255,7 +255,28 @@ class Clockwork(nn.Module):
         return torch.stack(ys, 1)
 
 
+def power_in_one_arm(x: Tensor, a: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    h = torch.zeros_like(x[:, 0])
+    for t in range(x.shape[1]):
+        u = x[:, t] ** 2
+        h = a * h + u if t % 3 != 2 else a * h + 0.1 * x[:, t] ** 3
+        y[:, t] = h
+    return y
+
+
+def masked_in_one_arm(x: Tensor, a: Tensor) -> Tensor:
+    mask = x > 0.5
+    h = torch.zeros_like(x[:, 0])
+    ys = []
+    for t in range(x.shape[1]):
+        h = (a * h).masked_fill(mask[:, t], 0.0) + x[:, t] if t < 5 else 0.5 * (a * h).masked_fill(mask[:, t], 0.0)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
 READ: list[Callable[..., Any]] = [
+    power_in_one_arm, masked_in_one_arm,
     every_third, damped, either, one_of_three, conditional_expression, number_or_tensor, skipped, late_reads, nested,
     while_loop, backward, swapped, near_the_end, one_step, history, in_place, ring_of_two, layers, Clockwork,
 ]  # fmt: skip

@@ -56,4 +56,6 @@ def test_each_choice_has_its_own_branch(program: Callable[..., Any]) -> None:
     for length in LENGTHS:
         x = torch.randn(length, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
         torch.testing.assert_close(compiled(x, a), program(x, a), rtol=1e-12, atol=1e-12, msg=f"T={length}")
-    assert linrec.report(compiled).captures >= 1
+    report = linrec.report(compiled)
+    assert not report.code
+    assert report.recurrences and all(r.form != "sequential" for r in report.recurrences)

@@ -371,12 +371,6 @@ def _fill(
         for op in members[turn]:
             flat.paths[op.result] = ((branch, is_taken), *flat.paths.get(op.result, ()))
     return members
-    for turn in branch.entries:
-        if branch.holds(turn) != is_taken:
-            members[turn] = _stand_ins(flat, branch.entries[turn], run[0], before.get(turn, []))
-        for op in members[turn]:
-            flat.paths[op.result] = ((branch, is_taken), *flat.paths.get(op.result, ()))
-    return members
 
 
 def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]]:
@@ -399,25 +393,26 @@ def _is_safe(ops: tuple[Op, ...]) -> bool:
     kind = ops[0].kind
     if kind == "dropout":
         return all(op.args[2] is False for op in ops)
-    if kind in ("remainder", "fmod"):
+    if kind in ("remainder", "fmod", "floor_divide"):  # by a number, which is not zero where the arm runs
         return not isinstance(ops[0].args[1], Use)
+    if kind == "pow":
+        return all(isinstance(op.args[1], int) and op.args[1] >= 0 for op in ops)
+    if kind == "linalg_vector_norm":  # of other orders it has no derivative at zero
+        return all(op.args[1:2] in ((), (2,)) for op in ops)
     return kind in _SAFE or kind in GUARDED
 
 
-GUARDED = {
-    "div": 1,
-    "addcdiv": 2,
-    "reciprocal": 0,
-    "sqrt": 0,
-    "rsqrt": 0,
-    "log": 0,
-}  # if this argument is one elsewhere
+# these too, if this argument is one at the steps that would not run them
+GUARDED = {"div": 1, "addcdiv": 2, "reciprocal": 0, "sqrt": 0, "rsqrt": 0, "log": 0}
 _SAFE = frozenset("""
     add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
     cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
     scatter_add index_add index_copy index_fill index_put _unsafe_index square
     linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
-    sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax logsumexp logaddexp layer_norm softsign
+    sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax
+    logsumexp logaddexp layer_norm softsign leaky_relu elu selu celu hardtanh relu6 mish hardsigmoid hardswish log_sigmoid
+    softshrink hardshrink tanhshrink threshold erf erfc exp2 expm1 sinh cosh atan asinh prod cumprod var rms_norm group_norm
+    bitwise_and bitwise_or bitwise_xor bitwise_not logical_xor nan_to_num isnan isfinite isinf
     select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
     select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu
     cat stack pad constant_pad_nd flip roll repeat repeat_interleave tile transpose t mT numpy_T permute movedim swapaxes

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
@@ -84,7 +84,9 @@ class Capture:
 
     def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
         """Is it known that a call of these shapes can be captured at its own length alone?"""
-        return _steps(shapes, self.axes) < self.shortest if self.shortest else self.alike == alike
+        if self.held is None or self.shortest:
+            return _steps(shapes, self.axes) < self.shortest
+        return self.alike == alike
 
 
 def capture(
@@ -122,15 +124,18 @@ def capture(
     elif found is None:
         held = CaptureError("LR0406", "the program cannot run at other lengths")
     else:
-        for tries in itertools.chain([tracer], tracer.branching(found)):
-            try:
-                graph, trace, flat, held = tries.general(found)
-            except CaptureError as error:
-                held = error
-            if held is None:
-                least = tries.shortest
-                held = _too_short(least) if least > _steps(tracer.shapes, found) and not of_any_length else None
-                break
+        made = tracer.of_every_length(found)
+        if not (isinstance(made, _Made) and made.carries):
+            # a loop over heads or over members of a batch: time is the axis along which states are carried
+            other = tracer.time_axes(apart_from=found)
+            again = tracer.of_every_length(other) if other is not None else None
+            if other is not None and isinstance(again, _Made) and again.carries:
+                found, made = other, again
+        if isinstance(made, _Made):
+            graph, trace, flat, least = made.graph, made.trace, made.flat, made.shortest
+            held = _too_short(least) if least > _steps(tracer.shapes, found) and not of_any_length else None
+        else:
+            held = made
     if held is not None:
         graph, trace, flat = tracer.own_length(found or [])
     graph = _with_effects(declared(graph), trace, flat)
@@ -141,6 +146,21 @@ def capture(
         graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, least,
         tuple(found or ()), alike,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A program for every length of at least `shortest` steps, with the last of its traces."""
+
+    graph: Graph
+    trace: Trace
+    flat: Flat
+    shortest: int
+
+    @property
+    def carries(self) -> bool:
+        """Is anything carried from step to step?"""
+        return any(op.init for op in self.graph.ops) or self.trace.declared > 0
 
 
 @dataclass
@@ -243,9 +263,9 @@ class _Tracer:
             log.disabled = level
         return None
 
-    def time_axes(self) -> list[Axis] | None:
+    def time_axes(self, apart_from: Collection[Axis] = ()) -> list[Axis] | None:
         """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
-        candidates, grown = list(self.candidates()), None
+        candidates, grown = [axes for axes in self.candidates() if not {*axes} & {*apart_from}], None
         # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
         for limit in (FEW_CALLS, MOST_CALLS):
             for axes in candidates:
@@ -279,6 +299,19 @@ class _Tracer:
                 if tuple(group) not in tried:
                     tried.add(tuple(group))
                     yield group
+
+    def of_every_length(self, axes: list[Axis]) -> _Made | CaptureError | Unreadable:
+        """One program for every length along these axes, or why there is none."""
+        held: CaptureError | Unreadable | None = None
+        for tries in itertools.chain([self], self.branching(axes)):
+            try:
+                graph, trace, flat, held = tries.general(axes)
+            except CaptureError as error:
+                held = error
+            if held is None:
+                return _Made(graph, trace, flat, tries.shortest)
+        assert held is not None
+        return held
 
     def general(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat, Unreadable | None]:
         """One graph for every length, from traces at three; other sizes vary in the third."""

@@ -280,7 +280,10 @@ class _Reroller(Reads):
             raise self._differs(op, "is read in some steps alone")
         self.ops.append(replace(signal, result=f"{name}.row"))
         test = self._condition(loop, path, turns[0])
-        return replace(op, result=name, kind="where", args=(test, Use(f"{name}.row"), 0), attrs=(), time=f"t{loop}")
+        nothing = False if self.types[source.name].dtype == "bool" else 0
+        return replace(
+            op, result=name, kind="where", args=(test, Use(f"{name}.row"), nothing), attrs=(), time=f"t{loop}"
+        )
 
     def _positions(self, loop: int, j: int, indices: Mapping[int, Arg], op: Op) -> Use | None:
         """Positions that are some other function of time: a[t % 3], a[min(t, 9)]."""

@@ -224,7 +224,8 @@ class _Lowering:
             (op.type.shape for op in reversed(write.ops) if op.result == tensor.name and isinstance(op.type, Type)),
             None,
         )
-        own = own or self.system.analysis.type(tensor).shape
+        if own is None:
+            own = self.system.analysis.type(tensor).shape
         full = tuple(
             1 if part == BATCH and have == 1 else want for have, want, part in zip(own, shape, v.parts, strict=True)
         )

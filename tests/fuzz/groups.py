@@ -266,8 +266,8 @@ def _in_function(s: Scope, made: Group, has_miss: bool, first: int) -> None:
     h, step = s.w.name("h"), s.w.name("step")
     made.before.append(f"{h} = {_initial(s, made)}")
     inner = replace(s, lines=[])
-    new = _update(inner, "h", [], made.shape, has_miss)
-    made.before += [f"def {step}(h):", *(f"    {line}" for line in inner.lines), f"    return {new}"]
+    new = _update(inner, "state", [], made.shape, has_miss)
+    made.before += [f"def {step}(state):", *(f"    {line}" for line in inner.lines), f"    return {new}"]
     s.lines.append(f"{h} = {step}({h})")
     _known(made, h)
 
