@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract import leaky
 from rowwise import form_of
 from torch import Tensor, nn
 
@@ -29,11 +30,7 @@ class Table(nn.Module):
 
 
 def run(x: Tensor) -> Tensor:
-    h, ys = torch.zeros_like(x[:, 0]), []
-    for t in range(x.shape[1]):
-        h = 0.5 * h + x[:, t]
-        ys.append(h)
-    return torch.stack(ys, 1)
+    return leaky(x, torch.tensor(0.5))
 
 
 def coefficients(m: Any, x: Tensor) -> Tensor:
