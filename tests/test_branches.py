@@ -437,18 +437,39 @@ def test_what_cannot_be_read_is_right_all_the_same(make: Callable[..., Any]) -> 
     check_lengths(make, FEW)
 
 
-def test_numbers_that_no_step_reads_do_no_harm() -> None:
-    x, a = inputs(64)
-    with torch.no_grad():
-        x[:, 1::3] = torch.nan
-        x[:, 2::3] = torch.inf
-    compiled = linrec.compile(every_third, verify="off")
-    out, want = compiled(x, a), every_third(x, a)
+def check_at(make: Callable[..., Any], x: Tensor, a: Tensor) -> None:
+    compiled = linrec.compile(make, verify="off")
+    out, want = compiled(x, a), make(x, a)
     torch.testing.assert_close(out, want)
     for got, wanted in zip(
         torch.autograd.grad(out.sum(), (x, a)), torch.autograd.grad(want.sum(), (x, a)), strict=True
     ):
         torch.testing.assert_close(got, wanted)
+    assert linrec.report(compiled).captures == 1
+
+
+def test_numbers_that_no_step_reads_do_no_harm() -> None:
+    x, a = inputs(64)
+    with torch.no_grad():
+        x[:, 1::3] = torch.nan
+        x[:, 2::3] = torch.inf
+    check_at(every_third, x, a)
+
+
+def exponential_in_one_arm(x: Tensor, a: Tensor) -> Tensor:
+    h, ys = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        u = x[:, t]
+        h = a * h + (torch.exp(u) + u**3 if t % 3 == 0 else 0.1)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def test_what_would_overflow_elsewhere_does_no_harm() -> None:
+    x, a = inputs(64)
+    with torch.no_grad():
+        x[:, 1::3] = 1e250
+    check_at(exponential_in_one_arm, x, a)
 
 
 @pytest.mark.parametrize("make", READ[:6], ids=lambda f: f.__name__)

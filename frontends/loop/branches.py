@@ -402,16 +402,18 @@ def _is_safe(ops: tuple[Op, ...]) -> bool:
     return kind in _SAFE or kind in GUARDED
 
 
-# these too, if this argument is one at the steps that would not run them
-GUARDED = {"div": 1, "addcdiv": 2, "reciprocal": 0, "sqrt": 0, "rsqrt": 0, "log": 0}
+# these too, if this argument is one at the steps that would not run them: they have poles there, or overflow
+GUARDED = {"div": 1, "addcdiv": 2} | dict.fromkeys(
+    "reciprocal sqrt rsqrt log log2 log10 log1p exp exp2 expm1 sinh cosh pow".split(), 0
+)
 _SAFE = frozenset("""
     add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
     cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
     scatter_add index_add index_copy index_fill index_put _unsafe_index square
     linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
-    sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos exp softmax log_softmax
+    sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos softmax log_softmax
     logsumexp logaddexp layer_norm softsign leaky_relu elu selu celu hardtanh relu6 mish hardsigmoid hardswish log_sigmoid
-    softshrink hardshrink tanhshrink threshold erf erfc exp2 expm1 sinh cosh atan asinh prod cumprod var rms_norm group_norm
+    softshrink hardshrink tanhshrink threshold erf erfc atan asinh prod cumprod var rms_norm group_norm
     bitwise_and bitwise_or bitwise_xor bitwise_not logical_xor nan_to_num isnan isfinite isinf
     select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
     select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu

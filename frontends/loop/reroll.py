@@ -192,7 +192,7 @@ class _Reroller(Reads):
             self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
 
     def _guarded(self, loop: int, j: int, op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
-        """Divide by one in the steps that do not divide: a quotient that nobody reads may have no derivative."""
+        """Divide by one in the steps that do not divide: what nobody reads may have no derivative, or overflow."""
         place = GUARDED[op.kind]
         divisor = op.args[place]
         if not isinstance(divisor, Use):
@@ -200,7 +200,7 @@ class _Reroller(Reads):
         path = self.flat.paths.get(self._body_name(loop, j))
         turns = self._turns(loop, op, path[0][0]) if path else None
         if path is None or turns is None:
-            raise self._differs(op, "divides in some steps only")
+            raise self._differs(op, "runs in some steps only")
         chosen = (self._condition(loop, path, turns[0]), args[place], 1)
         return (*args[:place], self._new("where", chosen, self.types[divisor.name], f"t{loop}"), *args[place + 1 :])
 
