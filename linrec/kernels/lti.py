@@ -22,6 +22,7 @@ from linrec.kernels.single import CHUNK, single_chunked
 BURST = 1e3  # a drive this much louder in one block than in another is not convolved by FFT in float32
 GROWTH = 1e2  # nor is a response that grows this much beyond its first quarter
 _BLOCK = 64
+_LONG = 32 * _BLOCK  # steps from which on the first block is convolved by itself
 _CACHED = 1 << 21  # numbers of a block of FFTs
 _SMALL = 1 << 14  # numbers that are one block, and that operators move as fast
 _HALF = (torch.float16, torch.bfloat16)  # computed in single precision and rounded once
@@ -236,7 +237,18 @@ def _blocked(w: Tensor, response: Tensor, spectrum: Tensor, is_kept: bool) -> tu
         x = rows.transformed(w[row, :, at])
         y = x.mul_(spectrum[at].squeeze(1)) if q == x.shape[2] == 1 and not is_kept else _channels(x, spectrum[at])
         rows.written(y, out[row, :, at])
+    if t >= _LONG:
+        out[:, :_BLOCK] = _first(w, response)
     return out, rows.spectrum if is_kept else None
+
+
+def _first(w: Tensor, response: Tensor) -> Tensor:
+    """The first steps of the convolution, by themselves.
+
+    The error of an FFT is relative to the loudest steps, and the first ones, sums of few terms, are quiet.
+    """
+    head = response[:_BLOCK]
+    return _convolved(w[:, :_BLOCK], head, lti_spectrum(head, _BLOCK))
 
 
 class _Convolution(torch.autograd.Function):
@@ -291,6 +303,8 @@ def _correlated(
                 else torch.einsum("bgqf,gqpf->bgpf", y, conjugate[at])
             )
             rows.written(y, dw[row, :, at])
+    if dw is not None and t >= _LONG:  # the last steps are the first of the correlation
+        dw[:, -_BLOCK:] = _first(g[:, -_BLOCK:].flip(1), response[:_BLOCK].conj().transpose(2, 3)).flip(1)
     dk = None
     if sums is not None:
         whole = torch.fft.ifft(sums, size) if is_complex else torch.fft.irfft(sums, size)
