@@ -15,6 +15,7 @@ from linrec.frontends.loop import Capture
 from linrec.ir import Graph, least_sizes
 from linrec.reports import Report
 from linrec.sizes import Dim, Size, evaluate
+from linrec.transforms import is_wrapped
 
 
 @dataclass
@@ -107,13 +108,9 @@ def _share_memory(tensors: list[Tensor]) -> bool:
     """Do two arguments share storage? A write to one would be a write to the other."""
     if len(tensors) == 1:
         return False
-    places = [x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and not _is_wrapped(x)]
+    places = [x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and not is_wrapped(x)]
     held = [p for p in places if p]
     return len(set(held)) < len(held)
-
-
-def _is_wrapped(x: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 def metadata_of(value: Any) -> tuple[Any, ...]:

@@ -13,23 +13,22 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from linrec import calibration, findings
+from linrec import calibration, findings, transforms
 from linrec.compiled import Compiled, metadata_of
 from linrec.constants import Cached
 from linrec.emit.source import emit
 from linrec.errors import FAILURES, CaptureError, LinrecError, NotLinearError, ProgramError, StateError, trial
 from linrec.frontends.loop import Capture, Environment, capture, reachable
-from linrec.frontends.loop.environment import Restored
+from linrec.frontends.loop.environment import Restored, registers
 from linrec.ir import Graph, specialized
 from linrec.manager import Context, Stages
 from linrec.passes import default_pipeline
@@ -118,6 +117,9 @@ class Engine:
                 if self.options.verify == "always":
                     self._verify(compiled, environment, args, kwargs, tensors)
                 return self._run(compiled, tensors, leaves)
+        if self.module is not None:  # lists and globals may hold more than when they were looked at
+            environment = self.environment = reachable(self.function)
+            key = self._key(leaves, spec, environment)
         return self._first(key, environment, args, kwargs, leaves, tensors)
 
     def _environment(self) -> Environment:
@@ -152,7 +154,7 @@ class Engine:
             for leaf in leaves
         )
         return (
-            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), _is_transformed(),
+            kinds, spec, environment.fingerprint(), torch.is_grad_enabled(), transforms.is_transformed(),
             torch.is_autocast_enabled("cpu"), torch.get_default_dtype(),
         )  # fmt: skip
 
@@ -215,9 +217,10 @@ class Engine:
     def _run(self, compiled: Compiled, tensors: list[Tensor], leaves: list[Any]) -> Any:
         try:
             outputs, effects = compiled.run(tensors)
-        except FAILURES as error:  # the original's own error, or its result
-            log.info("%s: %s in the compiled form; running as written", self.name, type(error).__name__)
-            return self._original(*_given(tensors, leaves, self._spec))
+        except FAILURES as error:
+            result = self._original(*_given(tensors, leaves, self._spec))  # or the original's own error
+            self._broke(error, " in the compiled form")
+            return result
         if not compiled.graph.effects and compiled.captured.out_spec.is_leaf():
             return outputs[0]
         results = self.write_back(compiled, outputs, effects, tensors)
@@ -269,9 +272,9 @@ class Engine:
         if shapes in refused or len(refused) >= _MAX_ATTEMPTS or guarded >= _MAX_ATTEMPTS:
             return self._original(args, kwargs)
         try:
-            # a caller's hooks on saved tensors (checkpointing) see the program itself only
-            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-                compiled = self._compile(environment, args, kwargs, tensors)
+            with _unseen(), transforms.outside(_spaces(environment)):
+                plain = list(map(transforms.unwrapped, tensors))
+                compiled = self._compile(environment, *_given(plain, leaves, self._spec), plain)
         except ProgramError as error:
             # the program itself fails on these arguments: let it, in its own words
             refused.add(shapes)
@@ -288,8 +291,9 @@ class Engine:
             raise
         except (LinrecError, *FAILURES) as error:
             refused.add(shapes)
-            self._refuse(CaptureError("LR9002", f"linrec itself failed with {type(error).__name__}: {error}"))
-            return self._original(args, kwargs)
+            result = self._original(args, kwargs)
+            self._broke(error)
+            return result
         self.programs.setdefault(key, []).append(compiled)
         self.report = compiled.report
         lengths = compiled.lengths(tensors)
@@ -310,7 +314,12 @@ class Engine:
                 error.add_note(f"in {self.name}, which holds recurrence {r.name} ({r.source}); it ran as written")
             raise
 
-    def _refuse(self, error: CaptureError) -> None:
+    def _broke(self, error: Exception, where: str = "") -> None:
+        """A defect of linrec's, where the program itself runs: nobody is stopped by it, but it is told aloud."""
+        name = type(error).__name__
+        self._refuse(CaptureError("LR9002", f"linrec itself failed with {name}{where}: {error}"), logging.WARNING)
+
+    def _refuse(self, error: CaptureError, level: int = logging.INFO) -> None:
         place = "" if error.file is None else f"{os.path.basename(error.file)}:{error.line}"
         line = "" if error.file is None else linecache.getline(error.file, error.line or 0).strip()
         if not self.report.recurrences:
@@ -318,7 +327,7 @@ class Engine:
                 self.report, name=self.name, code=error.code, reason=error.message, help=error.help or "", source=place, line=line,
                 captures=self.captures, versions=findings.versions(),
             )  # fmt: skip
-        log.info("%s runs as written: %s", self.name, error)
+        log.log(level, "%s runs as written: %s", self.name, error)
 
     def _compile(
         self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor], *, of_any_length: bool = False
@@ -371,7 +380,7 @@ class Engine:
         lengths = _solve(captured.graph, tensors)
         gradients = learned and (len(frozen) < len(inputs) - len(tensors) or any(x.requires_grad for x in tensors))
         context = Context(
-            lengths, frozen, self.options.forms, gradients=gradients, differentiable=learned or _is_transformed(),
+            lengths, frozen, self.options.forms, gradients=gradients, differentiable=learned or transforms.is_transformed(),
             machine=calibration.load(), superposition=superposition,
         )  # fmt: skip
         stages = Stages()
@@ -398,6 +407,12 @@ class Engine:
 
         False if the original itself cannot run on these arguments.
         """
+        with _unseen(), transforms.outside(_spaces(environment)):
+            return self._compare(compiled, environment, args, kwargs, list(map(transforms.unwrapped, tensors)))
+
+    def _compare(
+        self, compiled: Compiled, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> bool:
         lengths = compiled.lengths(tensors)
         assert lengths is not None
         steps = lengths.get("T")
@@ -421,8 +436,7 @@ class Engine:
                 return False
             cut, ran = tensors, steps or ran  # it cannot run short
         try:
-            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-                found = compare(original, emitted, cut, parameters, ran)
+            found = compare(original, emitted, cut, parameters, ran)
         except (LinrecError, *FAILURES) as error:
             first = str(error).splitlines()[0][:200] if str(error) else ""
             found = Verification(True, False, ran, note=f"{type(error).__name__} on the first {ran} steps: {first}")
@@ -462,6 +476,16 @@ def _example(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
 def _flat(count: int) -> pytree.TreeSpec:
     """How `count` tensors lie in a call without keywords."""
     return pytree.tree_structure(((0,) * count, {}))
+
+
+def _unseen() -> AbstractContextManager[Any]:
+    """A caller's hooks on saved tensors (checkpointing) see the program itself only; under torch.func there are none."""
+    return nullcontext() if transforms.is_transformed() else torch.autograd.graph.saved_tensors_hooks(_same, _same)
+
+
+def _spaces(environment: Environment) -> list[dict[str, Any]]:
+    """The dictionaries that hold the tensors of its modules; `functional_call` puts others there for a while."""
+    return [space for module in environment.modules.values() for space in registers(module)]
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -517,12 +541,6 @@ def _without_sizes(compiled: Compiled) -> int:
 
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
-
-
-def _is_transformed() -> bool:
-    """Does a transform of torch.func or forward-mode differentiation look on? These ask no tensor whether it wants one."""
-    level: int = forward_ad._current_level
-    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _plain(leaf: Any) -> Any:

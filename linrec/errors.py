@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 # What Python and torch raise where a computation fails; torch's own errors derive from RuntimeError.
 # Not MemoryError, nor what ends a process.
-FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError,
+)  # fmt: skip
 
 
 class LinrecError(Exception):

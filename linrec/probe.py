@@ -12,6 +12,7 @@ from linrec.interpret import run_step
 from linrec.ir import Graph, Recurrence, Type, Use
 from linrec.linear.analysis import state_reads
 from linrec.sizes import evaluate, names_of
+from linrec.transforms import outside
 
 _PROBED = 3  # the length that stands for each named size; other sizes are the program's own
 _LARGEST = 1 << 22  # numbers in one probed tensor
@@ -24,6 +25,11 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
 
     0.0 where a tensor of the step is too large to probe cheaply, and where states are booleans.
     """
+    with outside():  # a transform of torch.func around the call has no part in it
+        return _superposition(graph, recurrence)
+
+
+def _superposition(graph: Graph, recurrence: Recurrence) -> float:
     types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
     types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
     if any(types[s].dtype == "bool" for s in recurrence.states):

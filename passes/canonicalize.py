@@ -40,8 +40,9 @@ class Canonicalize(Pass):
             ):
                 same[op.result] = same.get(target.name, target)
             else:
-                # what reads a step back is no copy that can be dropped, but no dropout either
-                kept.append(replace(op, kind="alias", args=op.args[:1]) if _is_idle(op) else op)
+                # what reads a step back is no copy that can be dropped, but nothing else either
+                idle = _is_idle(op) or (op.kind in _COPIES and not fixed)
+                kept.append(replace(op, kind="alias", args=op.args[:1]) if idle else op)
         by_name = graph.by_name()
         plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -237,3 +238,45 @@ def test_training_follows_the_loop() -> None:
         same(losses[0], losses[1], rel=1e-7)
     same(dict(net.state_dict()), dict(model.state_dict()), rel=1e-6)
     assert linrec.report(net).captures == 1
+
+
+FACTORS = [0.9, 0.8]
+ROWS = [torch.tensor([0.9, 0.5, -0.3], dtype=torch.float64)]
+decay = 0.5  # of the name of an attribute that the module reads, and no global of it
+
+
+class Global(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = 0.7
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, ys = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            for factor in FACTORS:
+                h = factor * self.decay * h
+            for row in ROWS:
+                h = h * row
+            h = h + x[:, t]
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+
+def test_lists_outside_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They grow, shrink, and hold other tensors, whether or not these were there at the first call."""
+    row = torch.tensor([0.4, -0.6, 0.8], dtype=torch.float64)
+    monkeypatch.setitem(globals(), "FACTORS", [*FACTORS])
+    monkeypatch.setitem(globals(), "ROWS", [*ROWS])
+    net, original, x = linrec.compile(Global(), verify="off"), Global(), signal(2, 20, 3)
+    changes: list[Callable[[], object]] = [
+        FACTORS.pop, lambda: ROWS.append(row), lambda: row.mul_(0.5), lambda: ROWS.__setitem__(1, row + 0.1),
+        lambda: ROWS.pop(), lambda: FACTORS.extend([0.5, 1.1]), lambda: ROWS.clear(),
+    ]  # fmt: skip
+    same(net(x), original(x))
+    for change in changes:
+        change()
+        same_run(net, original, x)
+    captures = linrec.report(net).captures
+    monkeypatch.setitem(globals(), "decay", 0.25)
+    same(net(x), original(x))
+    assert linrec.report(net).captures == captures

@@ -201,6 +201,7 @@ def test_func_transforms(name: str, traced: bool) -> None:
     per_row = torch.func.vmap(torch.func.grad(lambda x, a: loss(fn)(x[None], a)), (0, None))
     want_row = torch.func.vmap(torch.func.grad(lambda x, a: loss(original)(x[None], a)), (0, None))
     same(per_row(x, a), want_row(x, a))
+    converted(fn)
 
 
 def test_functional_call() -> None:
@@ -211,6 +212,32 @@ def test_functional_call() -> None:
     net(x)
     other = {name: p.detach() * 0.5 for name, p in model.named_parameters()}
     same(torch.func.functional_call(net, other, (x,)), torch.func.functional_call(model, other, (x,)))
+    same(net(x), model(x))
+
+
+TRANSFORMS: dict[str, Any] = {
+    "grad": lambda f, p, x: torch.func.grad(f)(p, x),
+    "per example": lambda f, p, x: torch.func.vmap(torch.func.grad(lambda p, x: f(p, x[None])), (None, 0))(p, x),
+    "ensemble": lambda f, p, x: torch.func.vmap(f, (0, None))({k: torch.stack([v, 0.5 * v]) for k, v in p.items()}, x),
+    "jvp": lambda f, p, x: torch.func.jvp(lambda p: f(p, x), (p,), ({k: torch.ones_like(v) for k, v in p.items()},)),
+    "hessian": lambda f, p, x: torch.func.hessian(f)(p, x),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=slow) if n in ("grad", "hessian") else n for n in TRANSFORMS])
+def test_transforms_of_parameters(name: str) -> None:
+    """The first call of all is inside a transform, which has wrapped the parameters: it is compiled all the same."""
+    model = LTI["LinearAsTransition"].make()
+    net = linrec.compile(model)
+    p, x = {k: v.detach() for k, v in model.named_parameters()}, LTI["LinearAsTransition"].args(2, 15)[0].detach()
+
+    def loss(module: Any) -> Any:
+        return lambda p, x: torch.func.functional_call(module, p, (x,)).square().sum()
+
+    got, want = (torch.utils._pytree.tree_leaves(TRANSFORMS[name](loss(m), p, x)) for m in (net, model))
+    for a, b in zip(got, want, strict=True):
+        same(a, b)
+    converted(net)
     same(net(x), model(x))
 
 

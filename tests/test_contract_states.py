@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,18 @@ def copies_of_what_is_returned(x: Tensor) -> Tensor:
     return out
 
 
+def pairs_of_a_wider_row(x: Tensor) -> Tensor:
+    """Two of three numbers as a complex one: rows lie three numbers apart."""
+    h = torch.zeros_like(x[0])
+    ys = []
+    for t in range(x.shape[0]):
+        u, rest = torch.split(torch.tanh(x[t]), [2, 1], dim=-1)
+        pair = torch.view_as_complex(u.reshape(*u.shape[:-1], 1, 2).contiguous()) * 1j
+        h = 0.5 * h + 2.0 * torch.cat([torch.view_as_real(pair).flatten(-2), rest], -1)
+        ys.append(h)
+    return torch.stack(ys)
+
+
 def table_beside_a_mixed_batch(x: Tensor, table: Tensor) -> Tensor:
     """The batch is mixed, so its size must be known; that of the table need not be."""
     h, before = zeros(x), zeros(x)
@@ -46,12 +59,21 @@ def table_beside_a_mixed_batch(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
-@pytest.mark.parametrize("fn", [scalars_at_two_lags, copies_of_what_is_returned], ids=lambda f: f.__name__)
-def test_states_are_parallel(fn: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("fn", "shape"),
+    [
+        (scalars_at_two_lags, (0, 2)),
+        (copies_of_what_is_returned, (2, 0, 3)),
+        (pairs_of_a_wider_row, (0, 3)),
+        (pairs_of_a_wider_row, (0, 2, 3)),
+    ],
+)
+def test_states_are_parallel(fn: Callable[..., Any], shape: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
     net: Any = linrec.compile(fn, verify="off")
-    for shape in ((12, 2, 3), (64, 2, 3), (23, 2, 3)) if fn is copies_of_what_is_returned else ((12, 2), (64, 2)):
-        x = signal(*shape)
-        same_run(net, fn, x.transpose(0, 1).detach().requires_grad_() if x.dim() == 3 else x)
+    with caplog.at_level(logging.WARNING, "linrec"):
+        for steps in (12, 64, 23):
+            same_run(net, fn, signal(*(n or steps for n in shape)))
+    assert not caplog.text
     report = linrec.report(net)
     assert report.captures == 1
     assert not report.code

@@ -36,7 +36,7 @@ from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.probe import Probe
-from linrec.frontends.loop.repeats import find_repeats, over_time, sets_apart
+from linrec.frontends.loop.repeats import find_repeats, over_time, sets_apart, without_idle
 from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
@@ -491,7 +491,7 @@ class _Tracer:
             for flat, several in zip(flats, found, strict=True):
                 join(flat, several)
             self.shortest = shortest(found, lengths_of_time)
-        loops_found = over_time(flats, counts)
+        loops_found = list(map(without_idle, flats, over_time(flats, counts)))
         before, late = zip(
             *(check_ends(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)), strict=True
         )

@@ -7,12 +7,14 @@ Every other reachable value is part of the *fingerprint*: a program is captured 
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import itertools
 import random
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -89,11 +91,12 @@ def _function(function: Any, prefix: str, found: Environment, seen: set[int]) ->
             _value(partial(space.get, name), space[name], f"{prefix}global:{name}", found, seen)
 
 
-def _global_names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
+@functools.lru_cache(maxsize=4096)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """The globals that a function reads, those of functions inside it too; `co_names` has attributes as well."""
+    names = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    inner = (_global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return tuple(dict.fromkeys(itertools.chain(names, *inner)))
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -204,8 +207,14 @@ def _refill(container: Any, held: list[tuple[Any, Any]]) -> None:
 
 
 def _element(container: Getter, key: Any) -> Any:
+    """What a container holds at a place; None if it is no longer a container, or not so long."""
     held = container()
-    return (dict if isinstance(held, dict) else _plain(held)).__getitem__(held, key)
+    if not isinstance(held, _CONTAINERS):
+        return None
+    try:
+        return (dict if isinstance(held, dict) else _plain(held)).__getitem__(held, key)
+    except LookupError:
+        return None
 
 
 def _is_library(name: str | None) -> bool:

@@ -201,6 +201,21 @@ def _is_turned(before: Op, after: Op, inside: set[str]) -> bool:
     return number and isinstance(second, Use) and second.name in inside
 
 
+def without_idle(flat: Flat, repeats: Sequence[Repeat]) -> list[Repeat]:
+    """Take out what is never run: of a loop the arms for first or last steps alone, of these, set apart, the other arms."""
+    inside = {i for r in repeats for i in range(r.start, r.stop)}
+    gone = {i for i, op in enumerate(flat.ops) if op.result in flat.absent and i not in inside}
+    idle: dict[Repeat, int] = {}
+    for r in repeats:
+        steps = [range(r.start + j, r.stop, r.period) for j in range(r.period)]
+        unused = [step for step in steps if all(flat.ops[i].result in flat.absent for i in step)]
+        gone.update(*unused)
+        idle[r] = len(unused)
+    found = [Repeat(r.start - sum(i < r.start for i in gone), r.period - idle[r], r.count) for r in repeats]
+    flat.ops = [op for i, op in enumerate(flat.ops) if i not in gone]
+    return found
+
+
 def _place(flat: Flat, index: int) -> tuple[object, ...]:
     """The user's lines of an op, outermost first: the first op of a body has the smallest.
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from linrec.draws import RANDOM
-from linrec.errors import CaptureError
+from linrec.errors import CaptureError, VerifyError
 from linrec.frontends.loop import coefficients
 from linrec.frontends.loop.branches import GUARDED
 from linrec.frontends.loop.declared import is_mark
@@ -65,8 +65,14 @@ class _Reroller(Reads):
                 zeros = self._zeros(self.types[signal])
                 inits[:] = [zeros if init is None else init for init in inits]
         ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
-        graph = Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)
-        return named(directed(replace(graph, ops=order(graph.ops))))
+        try:
+            ops = order(ops)
+        except VerifyError as error:  # a step reads the list of all steps, at one that is neither before nor a row
+            raise CaptureError(
+                "LR0405", "a step reads a step of its own loop whose place cannot be read from the code",
+                help="read earlier steps as past[-1], past[-2] or past[t - m]",
+            ) from error  # fmt: skip
+        return named(directed(Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)))
 
     # outside of loops ----------------------------------------------------------------------------
 

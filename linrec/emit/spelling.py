@@ -46,8 +46,8 @@ def spelled(op: Op, write: Callable[[Arg], str]) -> str | None:
         return _called("torch.reshape", op.args, op, write)
     if op.kind == "einsum":  # the order of products that torch was told is no argument of its own function
         return f"torch.einsum({write(op.args[0])}, {write(op.args[1])})"
-    if op.kind == "view_as_complex":
-        return f"torch.view_as_complex({write(op.args[0])}.contiguous())"
+    if op.kind == "view_as_complex":  # under vmap neither a row's strides nor `contiguous` tell of those of all rows
+        return f"torch.complex({write(op.args[0])}[..., 0], {write(op.args[0])}[..., 1])"
     if op.kind == "conj_physical" and isinstance(op.type, Type) and op.type.dtype[0] == "c":
         # torch has no batching rule for it: under vmap it would run step by step
         return f"torch.complex({write(op.args[0])}.real, -{write(op.args[0])}.imag)"

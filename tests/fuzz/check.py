@@ -38,6 +38,7 @@ RAISED = (
     LookupError,
     NameError,
     RuntimeError,
+    StopIteration,
     TypeError,
     ValueError,
 )
@@ -296,8 +297,8 @@ class _Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if "in the compiled form; running as written" in text or "while capturing; running as written" in text:
-            self.failures.append(text.partition(": ")[2])
+        if "linrec itself failed" in text:
+            self.failures.append(text.partition("LR9002] ")[2])
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -167,9 +167,7 @@ def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, .
 
 
 _BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2}  # where an operator has one
-_ELEMENTWISE = frozenset(
-    "mul div neg to _to_copy clone alias contiguous resolve_conj resolve_neg positive real imag _conj".split()
-)
+_ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias positive real imag _conj".split())
 
 
 def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:
