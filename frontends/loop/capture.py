@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
@@ -20,6 +20,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linrec.errors import CaptureError, ProgramError, trial
+from linrec.frontends.loop.axes import (
+    APART,
+    OTHER_STEPS,
+    STEPS,
+    Axes,
+    Axis,
+    Groups,
+    Shapes,
+    alike_sizes,
+    steps_along,
+)  # fmt: skip
 from linrec.frontends.loop.branches import (
     branches,
     check_ends,
@@ -42,21 +53,10 @@ from linrec.frontends.loop.trace import Trace, run_trace
 from linrec.ir import Graph, Use
 from linrec.linear.rules.refused import REFUSED
 
-STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
-OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
-FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
-APART = 5  # what is added in a trial run, which needs no more than to be another number
 _READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
 _LONGEST_HISTORY = 120  # steps in a trace that is to show all that lists keep from step to step
-_FEWER = 2  # how many first axes of the batch's size may be of something else
 ATTEMPT_OPERATORS = 4_000  # a trace of few steps is cut off here
-FEW_CALLS = 1_000  # after this many in a trial run the next axis is tried first
-MOST_CALLS = 20_000
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
-
-Axis = tuple[int, int]  # which tensor, which dimension
-Shapes = list[tuple[int, ...]]
-Groups = dict[str, list[Axis]]  # axes that vary together, by the name of their length
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Capture:
     def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
         """Is it known that a call of these shapes can be captured at its own length alone?"""
         if self.held is None or self.shortest:
-            return _steps(shapes, self.axes) < self.shortest
+            return steps_along(shapes, self.axes) < self.shortest
         return self.alike == alike
 
 
@@ -113,8 +113,9 @@ def capture(
                 help="remove the hooks, or call the submodule outside the compiled part",
             )  # fmt: skip
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    tracer = _Tracer(function, environment, args, kwargs, [tuple(x.shape) for x in tensors], name, steps)
-    alike = _alike(tracer.shapes)
+    probe = Probe(function, environment, args, kwargs)
+    tracer = _Tracer([tuple(x.shape) for x in tensors], probe, steps, function, environment, args, kwargs, name)
+    alike = alike_sizes(tracer.shapes)
     known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike) and not of_any_length), None)
     found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
@@ -133,7 +134,7 @@ def capture(
                 found, made = other, again
         if isinstance(made, _Made):
             graph, trace, flat, least = made.graph, made.trace, made.flat, made.shortest
-            held = _too_short(least) if least > _steps(tracer.shapes, found) and not of_any_length else None
+            held = _too_short(least) if least > steps_along(tracer.shapes, found) and not of_any_length else None
         else:
             held = made
     if held is not None:
@@ -164,24 +165,18 @@ class _Made:
 
 
 @dataclass
-class _Tracer:
+class _Tracer(Axes):
     function: Callable[..., Any]
     environment: Environment
     args: Any
     kwargs: Any
-    shapes: Shapes
     name: str
-    steps: tuple[int, ...] = STEPS
     tried: dict[tuple[tuple[int, ...], ...], Trace | None] = field(default_factory=dict)
     read: list[Tensor] = field(default_factory=list)
     by_line: tuple[CodeType, ...] = ()  # functions of which each line is noted, so that branches can be joined
     shortest: int = 0  # steps, of those that a captured program holds for
     extended: frozenset[Axis] = frozenset()  # of `shapes`, those that are not the call's
     remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
-    probe: Probe = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.probe = Probe(self.function, self.environment, self.args, self.kwargs)
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -232,15 +227,6 @@ class _Tracer:
             found[path] = tensor.detach().clone()
         return tuple(found.items())
 
-    def resized(self, axes: Iterable[Axis], length: int, base: Shapes | None = None) -> Shapes:
-        """The call's shapes with `axes` set to `length`, keeping differences: T+1 stays T+1."""
-        shapes = [list(s) for s in (self.shapes if base is None else base)]
-        axes = list(axes)
-        least = min(self.shapes[i][d] for i, d in axes)
-        for i, d in axes:
-            shapes[i][d] = length + self.shapes[i][d] - least
-        return [tuple(s) for s in shapes]
-
     def attempt(self, shapes: Shapes, limit: int = ATTEMPT_OPERATORS) -> Trace | None:
         """A trace, or None where the program cannot run at these sizes in `limit` operators; remembered by sizes."""
         key = tuple(shapes)
@@ -262,43 +248,6 @@ class _Tracer:
         finally:
             log.disabled = level
         return None
-
-    def time_axes(self, apart_from: Collection[Axis] = ()) -> list[Axis] | None:
-        """The axes that declared scans walk over, else those along which the number of operators grows, or None."""
-        candidates, grown = [axes for axes in self.candidates() if not {*axes} & {*apart_from}], None
-        # along a wrong axis the loop keeps its full length: that is noticed early where steps are small, as most are
-        for limit in (FEW_CALLS, MOST_CALLS):
-            for axes in candidates:
-                short = self.probe.work(self.resized(axes, self.steps[0]), limit)
-                longer = short and self.probe.work(self.resized(axes, self.steps[1]), limit)
-                if short is None or longer is None:
-                    continue
-                if longer.declared > short.declared:
-                    return axes
-                if grown is None and longer.calls > short.calls:
-                    grown = axes
-                if grown is not None and not short.declared:
-                    return grown
-        return grown
-
-    def candidates(self) -> Iterator[list[Axis]]:
-        """Sets of axes that may be time, likeliest first: axis 1, then 0, then the others."""
-        axes = [(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1]
-        tried: set[tuple[Axis, ...]] = set()
-        for i, d in sorted(axes, key=lambda a: (a[1] != 1, a[1], a[0])):
-            length = self.shapes[i][d]
-            near = [(j, e) for j, e in axes if self.shapes[j][e] == length and (e == d or j != i)]
-            for group in (
-                [(j, e) for j, e in near if e == d],
-                [(i, d)],
-                near,
-                [(j, e) for j, e in axes if self.shapes[j][e] == length],
-                [(j, e) for j, e in axes if 0 <= self.shapes[j][e] - length <= 1 and (e == d or j != i)],
-                [(j, e) for j, e in axes if -1 <= self.shapes[j][e] - length <= 1 and (e == d or j != i)],
-            ):
-                if tuple(group) not in tried:
-                    tried.add(tuple(group))
-                    yield group
 
     def of_every_length(self, axes: list[Axis]) -> _Made | CaptureError | Unreadable:
         """One program for every length along these axes, or why there is none."""
@@ -358,97 +307,10 @@ class _Tracer:
 
     def with_longer_tables(self, axes: list[Axis]) -> _Tracer:
         """The same with as many rows as there are steps in tables that are as long as the call, if these may vary."""
-        length, longest = _steps(self.shapes, axes), self.steps[-1] + APART
+        length, longest = steps_along(self.shapes, axes), self.steps[-1] + APART
         like = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] == length} - {*axes}
         longer = self.resized(like, longest) if like else self.shapes
         return replace(self, shapes=longer, tried={}, extended=frozenset(like))
-
-    def choices(self, axes: list[Axis]) -> Iterator[tuple[Groups, Groups]]:
-        """Which sizes to leave free and which to take for further time axes.
-
-        What trial runs show; then batch sizes alone; none.
-        """
-        free, growing = self.other_sizes(axes)
-        leading = {name: group for name, group in free.items() if name.startswith("B")}
-        tried: list[tuple[Groups, Groups]] = []
-        for choice in ((free, growing), (leading, growing), ({}, growing), (leading, {}), ({}, {})):
-            if choice not in tried:
-                tried.append(choice)
-                yield choice
-
-    def other_sizes(self, axes: list[Axis]) -> tuple[Groups, Groups]:
-        """The sizes that may vary from call to call, and those along which further loops run, as trial runs show."""
-        base = self.resized(axes, self.steps[0])
-        normal = self.probe.work(base, MOST_CALLS)
-        free: Groups = {}
-        growing: Groups = {}
-        if normal is None:
-            return free, growing
-        settled: set[Axis] = set()
-        names = {True: iter(("B", "B2", "B3", "B4")), False: iter(("N", "N2", "N3", "N4"))}
-        for is_batch, group in self.tied(axes):
-            if not group or settled.intersection(group):
-                continue
-            size = self.shapes[group[0][0]][group[0][1]]
-            other = self.probe.work(self.resized(group, size + APART, base), 4 * normal.calls + 100)
-            if other == normal:
-                name = next(names[is_batch], None)
-                if name is not None:
-                    free[name] = group
-                settled.update(group)
-            elif len(growing) < len(OTHER_STEPS):
-                # more operators along another axis: a second loop, over a length of its own
-                few, more = (
-                    self.probe.work(self.resized(group, n, base), MOST_CALLS) for n in OTHER_STEPS[len(growing)][:2]
-                )
-                if few is not None and more is not None and more.calls > few.calls:
-                    growing[f"S{len(growing) + 1}"] = group
-                    settled.update(group)
-        # those of a batch first, as many as can be told apart
-        kept = sorted(free, key=lambda name: not name.startswith("B"))[: len(FREE)]
-        return {name: free[name] for name in kept}, growing
-
-    def tied(self, axes: list[Axis]) -> Iterator[tuple[bool, list[Axis]]]:
-        """Sets of axes that may vary together: True for those of a batch, the first axes beside time.
-
-        Vectors and last axes of what has no time are sizes of the model, as a rule: they stay.
-        """
-        rest = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] > 1 and (i, d) not in axes}
-        timed = {i for i, _ in axes}
-        first = {i: next((d for d in range(len(s)) if (i, d) not in axes), -1) for i, s in enumerate(self.shapes)}
-        length = _steps(self.shapes, axes)
-        rest -= {
-            (i, d) for i, d in rest
-            if i not in timed and d == len(self.shapes[i]) - 1
-            and not (self._is_row(i, axes) or self.shapes[i] == (length,))  # a table, read up to the last step
-        }  # fmt: skip
-        for size in sorted({self.shapes[i][d] for i, d in rest}):
-            same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)
-            lead = [(i, d) for i, d in same if first[i] == d]
-            others = [(i, d) for i, d in lead if i not in timed]
-            for fewer in range(min(len(others), _FEWER) + 1):  # all of them, all but one, ...
-                for out in itertools.combinations(others, fewer):
-                    yield True, [a for a in lead if a not in out]
-            yield True, [a for a in lead if a not in others]
-            inner = [a for a in same if a not in lead]
-            yield False, inner
-            for d in sorted({d for _, d in inner}):
-                yield False, [a for a in inner if a[1] == d]
-            for a in same:
-                yield a in lead, [a]
-
-    def _is_row(self, place: int, axes: list[Axis]) -> bool:
-        """Is it a number for each member of a batch, and for no feature?"""
-        timed = {i: d for i, d in axes}
-        beside = {i: [n for e, n in enumerate(self.shapes[i]) if e != d] for i, d in timed.items()}
-        batches, features = {s[0] for s in beside.values() if s}, {n for s in beside.values() for n in s[1:]}
-        return len(self.shapes[place]) == 1 and self.shapes[place][0] in batches - features
-
-    def varied(self, free: Groups, base: Shapes) -> Shapes:
-        """Other lengths for free sizes, so far from the call's that no other number follows them by chance."""
-        for group, more in zip(free.values(), FREE, strict=False):
-            base = self.resized(group, self.shapes[group[0][0]][group[0][1]] + more, base)
-        return base
 
     def generalized(
         self, axes: list[Axis], free: Groups, growing: Groups, lengths_of_time: tuple[int, ...]
@@ -541,16 +403,6 @@ def _remembered(traces: list[Trace]) -> tuple[int, float]:
     first, *others = (trace.watch.histories for trace in traces)
     found = {k: v for k, v in first.hidden().items() if all(o.lengths.get(k, v[0]) == v[0] for o in others)}
     return max(found.values(), key=lambda kept: kept[1], default=(0, 0.0))
-
-
-def _steps(shapes: Shapes, axes: Iterable[Axis]) -> int:
-    return min(shapes[i][d] for i, d in axes)
-
-
-def _alike(shapes: Shapes) -> object:
-    """Which of all sizes are equal, and which are one."""
-    sizes = [n for s in shapes for n in s]
-    return tuple(map(len, shapes)), tuple((sizes.index(n), n == 1) for n in sizes)
 
 
 def _too_short(steps: int) -> CaptureError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from linrec.frontends.loop import capture, reachable
-from linrec.frontends.loop.capture import STEPS
+from linrec.frontends.loop.axes import STEPS
 from linrec.ir import Graph
 
 
