@@ -74,6 +74,10 @@ class Compiled:
             return None  # a size of one broadcasts: it is another program
         if lengths.get("T", self.captured.shortest) < self.captured.shortest:
             return None  # some branch does not run
+        if self.captured.remainder is not None and "T" in lengths:
+            every, rest = self.captured.remainder
+            if lengths["T"] % every != rest:
+                return None
         return lengths
 
     def is_sound_for(self, tensors: list[Tensor], lengths: Mapping[str, int]) -> bool:

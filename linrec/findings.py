@@ -41,17 +41,17 @@ def build(
     found = [_entry(graph, stages, r, context) for r in graph.recurrences]
     report = Report(name, found, captures, seconds=seconds, versions=versions())
     if captured.held is not None:
-        text = held_because(captured.held)
+        text = held_because(captured.held, captured.remainder is None)
         report = replace(report, recurrences=[replace(r, notes=(*r.notes, text)) for r in found])
     return report
 
 
-def held_because(reason: Unreadable | CaptureError) -> str:
-    """Why a program holds for the sizes it was traced at only."""
+def held_because(reason: Unreadable | CaptureError, of_one_length: bool = True) -> str:
+    """Why a program holds for the sizes it was traced at only, or for some lengths only."""
     if isinstance(reason, Unreadable):
         where = f"{reason.source.file.rpartition('/')[2]}:{reason.source.line}"
         return f"holds for the sizes of this call only: what `{reason.name}` does at other steps or lengths cannot be read ({where})"
-    return f"holds for the sizes of this call only: {reason.message} [{reason.code}]"
+    return f"{'holds for the sizes of this call only: ' * of_one_length}{reason.message} [{reason.code}]"
 
 
 def rejected(report: Report) -> Report:

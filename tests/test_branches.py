@@ -432,6 +432,40 @@ def test_branches_are_read(make: Callable[..., Any]) -> None:
     assert all(r.form != "sequential" for r in report.recurrences)
 
 
+def first_step_by_length(x: Tensor, a: Tensor) -> Tensor:
+    """The first step, of a number, takes an arm that depends on the remainder of T by 3."""
+    h: Any = 0.0
+    ys = []
+    for t in range(x.shape[1] - 1, -1, -1):
+        h = a * h + 0.5 * x[:, t] if t % 3 != 2 else 0.5 * (a * h)
+        h = 0.5 * h + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def slot_of_a_ring(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    ring = [torch.zeros_like(x[:, 0]) for _ in range(3)]
+    ys = []
+    for t in range(x.shape[1]):
+        ring[t % 3] = a * ring[t % 3] + x[:, t]
+        ys.append(ring[t % 3])
+    return torch.stack(ys, 1), ring[0]
+
+
+@pytest.mark.parametrize("make", [first_step_by_length, slot_of_a_ring], ids=lambda f: f.__name__)
+def test_a_program_for_each_remainder(make: Callable[..., Any]) -> None:
+    report = check_lengths(make, (12, 15, 64, 61, 23, 20, 512, 301, 90))
+    assert report.captures == 3
+    assert all(r.form != "sequential" for r in report.recurrences)
+
+
+def test_a_program_of_one_remainder_has_no_steps() -> None:
+    compiled: Any = linrec.compile(slot_of_a_ring)
+    x, a = (tensor.detach() for tensor in inputs(12))
+    with pytest.raises(linrec.StateError, match=r"LR4004.*each remainder of the number of steps by 3"):
+        compiled.recurrent(x, a)
+
+
 @pytest.mark.parametrize("make", HELD, ids=lambda f: f.__name__)
 def test_what_cannot_be_read_is_right_all_the_same(make: Callable[..., Any]) -> None:
     check_lengths(make, FEW)

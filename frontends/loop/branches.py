@@ -158,10 +158,10 @@ def depends_on_length(several: Sequence[Branch]) -> bool:
     return len({tuple(map(branch.holds, range(_HORIZON))) for branch in several}) > 1
 
 
-def check_ends(flat: Flat, repeats: Sequence[Repeat]) -> tuple[list[Branch], bool]:
+def check_ends(flat: Flat, repeats: Sequence[Repeat], every: int) -> tuple[list[Branch], bool]:
     """The branches of steps that stand before the loop that was found, and whether any stand after it.
 
-    Raises CaptureError where a step after the loop goes a way that depends on where it ends.
+    The program is to hold for lengths that are `every` steps apart. Raises CaptureError where a step after the loop goes a way that depends on where it ends.
     """
     before: list[Branch] = []
     has_late = False
@@ -172,7 +172,7 @@ def check_ends(flat: Flat, repeats: Sequence[Repeat]) -> tuple[list[Branch], boo
         outside = [i for i, op in enumerate(flat.ops) if turns[i] is not None and op.result not in inside]
         late = [i for i in outside if not places or i > places[0]]
         settled = _settled(list(map(branch.holds, range(_HORIZON))))
-        if late and (settled is None or settled[1] > 1):
+        if late and (settled is None or every % settled[1]):
             raise CaptureError(
                 "LR0405", "the last step is not like the others, and what it does depends on a counter",
                 help="let every step do the same: put special last steps outside the loop",
@@ -212,6 +212,12 @@ def length_for(found: Sequence[Branch], longer: Sequence[Branch]) -> int | None:
         end = max(end, max(back, default=0) if is_told else late[0])
     length = start + end + 2 * period + _BEYOND
     return length if length <= _LONGEST_TRACE else None
+
+
+def period(found: Sequence[Branch]) -> int:
+    """After how many steps all of these branches go the same ways again; one if some never do."""
+    settled = [_settled(list(map(branch.holds, range(_HORIZON)))) for branch in found]
+    return math.lcm(*(s[1] for s in settled if s)) if all(settled) else 1
 
 
 def _settled(pattern: list[bool]) -> tuple[int, int] | None:

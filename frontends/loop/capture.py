@@ -39,6 +39,7 @@ from linrec.frontends.loop.branches import (
     has_branches,
     join,
     length_for,
+    period,
     shortest,
 )
 from linrec.frontends.loop.counters import Unreadable, unreadable
@@ -54,6 +55,7 @@ from linrec.ir import Graph, Use
 from linrec.linear.rules.refused import REFUSED
 
 _READ_MOST = 4_096  # numbers of a tensor that a program may read as Python's and still be captured
+_LARGEST_REMAINDER = 12  # a program for each is worth it
 _LONGEST_HISTORY = 120  # steps in a trace that is to show all that lists keep from step to step
 ATTEMPT_OPERATORS = 4_000  # a trace of few steps is cut off here
 OWN_LENGTH_OPERATORS = 12_000  # and a program held to its own length here
@@ -69,6 +71,8 @@ class Capture:
     where they hold something else.
     `held` says why the program holds for the traced sizes only; None if it holds for every length, or for those of at
     least `shortest` steps. With both, longer calls may be captured for every length.
+    `remainder` is (m, r) where the program holds for the lengths r, r + m, r + 2m, ...: it does at an end what depends on
+    the length by m, or reads a ring of m slots.
     """
 
     graph: Graph
@@ -81,10 +85,11 @@ class Capture:
     shortest: int = 0
     axes: tuple[Axis, ...] = ()  # those of time
     alike: object = None  # which sizes of the call are equal, and which are one
+    remainder: tuple[int, int] | None = None
 
     def holds_not_for(self, shapes: Shapes, alike: object) -> bool:
         """Is it known that a call of these shapes can be captured at its own length alone?"""
-        if self.held is None or self.shortest:
+        if self.held is None or self.shortest or self.remainder is not None:
             return steps_along(shapes, self.axes) < self.shortest
         return self.alike == alike
 
@@ -119,6 +124,7 @@ def capture(
     known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike) and not of_any_length), None)
     found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
+    remainder: tuple[int, int] | None = None
     least = 0
     if known is not None:
         held = known.held or _too_short(known.shortest)
@@ -134,18 +140,25 @@ def capture(
                 found, made = other, again
         if isinstance(made, _Made):
             graph, trace, flat, least = made.graph, made.trace, made.flat, made.shortest
+            if made.every > 1:
+                remainder = made.every, steps_along(tracer.shapes, found) % made.every
             held = _too_short(least) if least > steps_along(tracer.shapes, found) and not of_any_length else None
         else:
             held = made
     if held is not None:
         graph, trace, flat = tracer.own_length(found or [])
+        remainder = None
+    elif remainder is not None:
+        held = CaptureError(
+            "LR0412", f"it is another program for each remainder of the number of steps by {remainder[0]}"
+        )
     graph = _with_effects(declared(graph), trace, flat)
     constants = {i.name: flat.captured[i.name] for i in graph.inputs if i.role != "input" and not i.path}
     guards = tracer.guards(flat)
     seconds = time.perf_counter() - started
     return Capture(
         graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, least,
-        tuple(found or ()), alike,
+        tuple(found or ()), alike, remainder,
     )  # fmt: skip
 
 
@@ -157,6 +170,7 @@ class _Made:
     trace: Trace
     flat: Flat
     shortest: int
+    every: int  # it holds for lengths that are so many steps apart
 
     @property
     def carries(self) -> bool:
@@ -177,6 +191,7 @@ class _Tracer(Axes):
     shortest: int = 0  # steps, of those that a captured program holds for
     extended: frozenset[Axis] = frozenset()  # of `shapes`, those that are not the call's
     remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
+    every: int = 1  # how far apart the lengths of the traces are, where they have one remainder
 
     def argument_names(self) -> list[str]:
         """What the user calls each tensor argument."""
@@ -258,7 +273,7 @@ class _Tracer(Axes):
             except CaptureError as error:
                 held = error
             if held is None:
-                return _Made(graph, trace, flat, tries.shortest)
+                return _Made(graph, trace, flat, tries.shortest, tries.every)
         assert held is not None
         return held
 
@@ -283,7 +298,10 @@ class _Tracer(Axes):
         raise reason
 
     def branching(self, axes: list[Axis]) -> Iterator[_Tracer]:
-        """The same with traces long enough to see what lists keep, and what branches on counters do, where there are some."""
+        """The same with traces long enough to see what lists keep, and what branches on counters do, where there are some.
+
+        Last, traces whose lengths have one remainder by the length of a ring or the period of a branch.
+        """
         tracer = self
         while tracer.remembers:  # the traces of each try say how long the next must be
             more = math.ceil(tracer.remembers * tracer.steps[0]) - tracer.steps[0] + 1
@@ -292,18 +310,25 @@ class _Tracer(Axes):
             tracer = replace(self, steps=tuple(n + more for n in tracer.steps), tried={}, remembers=0)
             yield tracer
         self.steps = tracer.steps
-        known = next((trace for trace in self.tried.values() if trace is not None), None)
-        if known is None or not any(map(has_branches, known.watch.codes)):
+        traces = [trace for t in (tracer, self) for trace in t.tried.values() if trace is not None]
+        if not traces:
             return
-        tracer = replace(self, by_line=tuple(known.watch.codes), tried={})
-        short = [trace for n in self.steps[:2] if (trace := tracer.attempt(self.resized(axes, n))) is not None]
-        loops = growing_loops(short) if len(short) == 2 else set()
-        found = [branches(trace, loops) for trace in short]
-        steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
-        if steps is not None:
-            tracer.steps = tuple(max(steps, self.steps[0]) + n - STEPS[0] for n in STEPS)
-            runs = tracer.attempt(tracer.resized(axes, tracer.steps[1])) is not None
-            yield tracer if runs else tracer.with_longer_tables(axes)
+        every = math.lcm(*traces[0].watch.histories.rings())
+        if any(map(has_branches, traces[0].watch.codes)):
+            tracer = replace(self, by_line=tuple(traces[0].watch.codes), tried={})
+            short = [trace for n in self.steps[:2] if (trace := tracer.attempt(self.resized(axes, n))) is not None]
+            loops = growing_loops(short) if len(short) == 2 else set()
+            found = [branches(trace, loops) for trace in short]
+            steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
+            if steps is not None:
+                tracer.steps = tuple(max(steps, self.steps[0]) + n - STEPS[0] for n in STEPS)
+                runs = tracer.attempt(tracer.resized(axes, tracer.steps[1])) is not None
+                tracer = tracer if runs else tracer.with_longer_tables(axes)
+                yield tracer
+                every = math.lcm(every, period(found[0]))
+        if 1 < every <= _LARGEST_REMAINDER:
+            first = tracer.steps[0] + (steps_along(self.shapes, axes) - tracer.steps[0]) % every
+            yield replace(tracer, steps=(first, first + every, first + 3 * every), every=every, tried={})
 
     def with_longer_tables(self, axes: list[Axis]) -> _Tracer:
         """The same with as many rows as there are steps in tables that are as long as the call, if these may vary."""
@@ -355,7 +380,8 @@ class _Tracer(Axes):
             self.shortest = shortest(found, lengths_of_time)
         loops_found = list(map(without_idle, flats, over_time(flats, counts)))
         before, late = zip(
-            *(check_ends(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)), strict=True
+            *(check_ends(flat, repeats, self.every) for flat, repeats in zip(flats, loops_found, strict=True)),
+            strict=True,
         )
         if any(late) or any(map(depends_on_length, zip(*before, strict=False))):
             self.shortest = lengths_of_time[0]  # in shorter calls the steps that are set apart may go another way

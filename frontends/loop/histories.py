@@ -41,6 +41,10 @@ class Histories:
                 self.writes[key] += 1
             self._last[key] = now
 
+    def rings(self) -> set[int]:
+        """How many slots lists have in which single values are written in place."""
+        return {n for key, n in self.lengths.items() if n > 1 and self.writes[key] and not self.moves[key]}
+
     def hidden(self) -> dict[Hashable, tuple[int, float]]:
         """Lists that still hold what they held at first: how long they are, and how many times more must move."""
         found: dict[Hashable, tuple[int, float]] = {}
