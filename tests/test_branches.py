@@ -275,8 +275,17 @@ def masked_in_one_arm(x: Tensor, a: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
+def piece_read_in_an_arm_first(x: Tensor, a: Tensor) -> Tensor:
+    h = torch.zeros_like(x[:, 0])
+    ys = []
+    for t, x_t in enumerate(x.unbind(1)):
+        h = a * h + x_t if t < 5 else 0.5 * a * h
+        ys.append(h + x_t)
+    return torch.stack(ys, 1)
+
+
 READ: list[Callable[..., Any]] = [
-    power_in_one_arm, masked_in_one_arm,
+    piece_read_in_an_arm_first, power_in_one_arm, masked_in_one_arm,
     every_third, damped, either, one_of_three, conditional_expression, number_or_tensor, skipped, late_reads, nested,
     while_loop, backward, swapped, near_the_end, one_step, history, in_place, ring_of_two, layers, Clockwork,
 ]  # fmt: skip

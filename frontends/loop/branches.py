@@ -24,7 +24,7 @@ from linrec.frontends.loop.counters import definition
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import Repeat
 from linrec.frontends.loop.trace import Frame, Line, Trace
-from linrec.ir import Op, Use
+from linrec.ir import Arg, Op, Source, Use
 
 _LONGEST_TRACE = 120
 _HORIZON = 4096
@@ -350,12 +350,42 @@ def _extent(code: CodeType, node: ast.expr | ast.stmt) -> Place:
 def join(flat: Flat, found: Sequence[Branch]) -> None:
     """Put into every turn the operators of the arms that it does not run; `flat.absent` and `flat.paths` say which."""
     varying = [b for b in found if len({b.holds(turn) for turn in b.entries}) == 2]
+    for turns in {b.turns.loop: b.turns for b in varying}.values():
+        _pieces_first(flat, turns)
     for branch in sorted(varying, key=lambda b: b.order):
         before: dict[int, list[Op]] = {}
         for is_taken, arm in zip((True, False), branch.arms, strict=True):
             before = _fill(flat, branch, arm, is_taken, before)
         flat.read |= branch.condition.places
     flat.branches = varying
+
+
+def _pieces_first(flat: Flat, turns: Turns) -> None:
+    """Pieces of a list that every turn reads go before it: some turns may read theirs in an arm first."""
+    read: dict[Arg, dict[int, list[Op]]] = {}
+    first: dict[int, Op] = {}
+    for op in flat.ops:
+        frame = flat.frames.get(op.result)
+        turn = turns.at(frame.at) if frame is not None else None
+        if turn is not None:
+            first.setdefault(turn, op)
+            if op.result in flat.pieces:
+                read.setdefault(op.args[0], {}).setdefault(turn, []).append(op)
+    steady = [
+        p
+        for _, p in sorted(read.items(), key=str)
+        if len(p) == len(turns.starts) and all(len(n) == 1 for n in p.values())
+    ]
+    moved = {op.result for pieces in steady for (op,) in pieces.values()}
+    leading = {head.result: [pieces[turn][0] for pieces in steady] for turn, head in first.items()}
+    code, line = turns.loop
+    for turn, head in first.items():
+        for op in leading[head.result]:
+            flat.stacks[op.result] = (Source(code.co_filename, line),)
+            flat.frames[op.result] = replace(flat.frames[op.result], at=turns.starts[turn] + 1)
+    flat.ops = [
+        each for op in flat.ops for each in (*leading.get(op.result, ()), *(() if op.result in moved else (op,)))
+    ]
 
 
 def _fill(

@@ -60,6 +60,7 @@ class Flat:
     branches: list[Branch] = field(default_factory=list)  # whose both arms are in every step
     paths: dict[str, Path] = field(default_factory=dict)  # by which branches an op is reached
     absent: set[str] = field(default_factory=set)  # ops that did not run: only their kind and place have a meaning
+    pieces: set[str] = field(default_factory=set)  # elements that stand where they are first read, made before the loop
 
 
 @dataclass
@@ -468,6 +469,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     pieces = {name for name in elements if made[name].kind == "getitem"}
     filled = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any
     late = regular & pieces
+    flat.pieces |= late
     early: dict[str, list[Op]] = {}
     for name, op in elements.items():
         whole = op.args[0]
