@@ -444,7 +444,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     """
     elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
     roles: dict[str, object] = {}
-    readers: dict[object, set[str]] = {}  # an inner loop may read one element several times
+    readers: dict[object, list[str]] = {}  # what is read at each place of a step
     after: dict[str, tuple[object, int]] = {}
     for op in ops:
         written = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
@@ -455,7 +455,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         for place, use in enumerate(op.uses()):
             # x[i, j] is an element of an element: reads of x itself do not count
             if op.result not in elements or use.name in elements:
-                readers.setdefault((step, place), set()).add(use.name)
+                readers.setdefault((step, place), []).append(use.name)
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
     held = Counter(roles.values())
@@ -465,7 +465,11 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         for op in ops
         if not (made[op.result].kind == "getitem" and op.result in elements.keys() - roles.keys() - kept)
     ]
-    regular = {name for name, role in roles.items() if 2 * held[role] > len(readers[role])}
+    # an inner loop may read each element several times; one that all steps read is no element of a step
+    regular = {
+        name for name, role in roles.items()
+        if 2 * held[role] > len({*readers[role]}) and (held[role] > 1 or len(readers[role]) == 1)
+    }  # fmt: skip
     pieces = {name for name in elements if made[name].kind == "getitem"}
     filled = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any
     late = regular & pieces

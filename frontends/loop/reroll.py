@@ -437,7 +437,8 @@ class _Reroller(Reads):
         flipped = self._repeats_of_other(loop, values)
         if flipped is not None:
             return flipped
-        if not self.tables or not all(isinstance(v, Use) and v.name in self.types for v in values):
+        types = {self.types.get(v.name) if isinstance(v, Use) else None for v in values}
+        if not self.tables or None in types or len(types) > 1:
             raise self._differs(op, "reads different values of outside at different steps")
         first = values[0]
         assert isinstance(first, Use)
