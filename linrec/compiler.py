@@ -8,6 +8,7 @@ cannot be captured runs as written, and the report says why.
 from __future__ import annotations
 
 import functools
+import gc
 import linecache
 import logging
 import os
@@ -73,6 +74,19 @@ def disabled() -> Iterator[None]:
 def is_enabled() -> bool:
     """Do compiled programs run compiled?"""
     return _enabled.get() and os.environ.get("LINREC", "").lower() != "off"
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Tracing makes many objects and few cycles: looking through them for cycles again and again takes a fifth of it."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass
@@ -329,6 +343,7 @@ class Engine:
             )  # fmt: skip
         log.log(level, "%s runs as written: %s", self.name, error)
 
+    @_uncollected()
     def _compile(
         self, environment: Environment, args: Any, kwargs: Any, tensors: list[Tensor], *, of_any_length: bool = False
     ) -> Compiled:

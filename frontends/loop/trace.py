@@ -13,7 +13,7 @@ import re
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -274,11 +274,15 @@ class _Recorder(TorchFunctionMode):
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
                 self.watch.codes.setdefault(code, frame.f_globals)
+                names = frame.f_locals
                 held = self.watch.numbers.setdefault((code, frame.f_lineno), set())
-                held |= {k for k, v in frame.f_locals.items() if not isinstance(v, Tensor)}
                 if self._frame is None:
-                    self._frame = Frame(code, _numbers_of(frame), len(self.lines))
-                for name, value in frame.f_locals.items():
+                    self._frame = Frame(code, _numbers_of(names), len(self.lines))
+                for name, value in names.items():
+                    if isinstance(value, Tensor):
+                        self.watch.objects[code, name] = value
+                        continue
+                    held.add(name)
                     if isinstance(value, int | float | bool | str | type(None)):
                         seen = self.watch.values.setdefault((code, name), [])
                         if not seen or seen[-1] is not value:
@@ -324,12 +328,12 @@ class _Lines:
     def _ran(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
             call, depth = self._calls[frame]
-            self.seen.append(Line(frame.f_code, call, depth, frame.f_lineno, _numbers_of(frame)))
+            self.seen.append(Line(frame.f_code, call, depth, frame.f_lineno, _numbers_of(frame.f_locals)))
         return self._ran
 
 
-def _numbers_of(frame: FrameType) -> dict[str, int | float]:
-    return {k: v for k, v in frame.f_locals.items() if isinstance(v, int | float)}
+def _numbers_of(names: Mapping[str, Any]) -> dict[str, int | float]:
+    return {k: v for k, v in names.items() if isinstance(v, int | float)}
 
 
 def _pre_dispatch_mode() -> Any:

@@ -29,7 +29,7 @@ from fuzz.grammar import write
 from fuzz.program import Generated
 from fuzz.shrink import shrunk
 
-PROGRAMS_A_PROCESS = 100
+PROGRAMS_A_PROCESS = 400
 
 
 @dataclass
