@@ -43,6 +43,8 @@ def build(
     if captured.held is not None:
         text = held_because(captured.held, captured.remainder is None)
         report = replace(report, recurrences=[replace(r, notes=(*r.notes, text)) for r in found])
+        if not found:  # the loop over time is gone into its operators
+            report = replace(report, code=getattr(captured.held, "code", "LR0405"), reason=text)
     return report
 
 

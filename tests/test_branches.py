@@ -284,10 +284,53 @@ def piece_read_in_an_arm_first(x: Tensor, a: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
+def list_in_one_arm(x: Tensor, a: Tensor) -> Tensor:
+    """Few steps read what an earlier loop wrote, and its first entry is one apart."""
+    steps = x.shape[1]
+    ys = torch.zeros_like(x)
+    ys[:, 0] = 0.5 * x[:, 0]
+    for t in range(1, steps):
+        ys[:, t] = a * ys[:, t - 1].clone() + x[:, t]
+    h = torch.zeros_like(x[:, 0])
+    out = []
+    for t in range(steps):
+        h = 0.5 * h + torch.tanh(ys[:, t]) if t < 5 else a * h
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def list_at_the_end(x: Tensor, a: Tensor) -> Tensor:
+    steps = x.shape[1]
+    h = torch.zeros_like(x[:, 0])
+    ys = []
+    for t in range(steps):
+        h = a * h + x[:, t]
+        ys.append(h)
+    out = []
+    for t in range(steps - 1, -1, -1):
+        v = torch.tanh(ys[t])
+        h = 0.5 * h + torch.tanh(ys[t]) if t < 5 else a * h
+        out.append(h + v)
+    return torch.stack(out, 1)
+
+
+def from_to(x: Tensor, a: Tensor) -> Tensor:
+    h = torch.zeros_like(x[:, 0])
+    out = []
+    for t in range(x.shape[1]):
+        if 2 < t <= 6:
+            h = a * h + x[:, t]
+        else:
+            h = 0.5 * h
+        out.append(h)
+    return torch.stack(out, 1)
+
+
 READ: list[Callable[..., Any]] = [
     piece_read_in_an_arm_first, power_in_one_arm, masked_in_one_arm,
     every_third, damped, either, one_of_three, conditional_expression, number_or_tensor, skipped, late_reads, nested,
     while_loop, backward, swapped, near_the_end, one_step, history, in_place, ring_of_two, layers, Clockwork,
+    list_in_one_arm, list_at_the_end, from_to,
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import linrec
 
-LENGTHS = (12, 40, 13, 14, 15, 16, 17, 30, 31, 5, 7)
+LENGTHS = (12, 40, 13, 14, 15, 16, 17, 30, 31, 5, 7, 6, 4, 3, 2, 1)
 
 
 def both_arms(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,42 @@ def between_two_that_stay(x: Tensor, a: Tensor) -> Tensor:
     return h
 
 
-@pytest.mark.parametrize("program", (both_arms, one_after_the_other, between_two_that_stay), ids=lambda f: f.__name__)
+def first_by_its_own(x: Tensor, a: Tensor) -> Tensor:
+    """What the first step reads depends on the remainder of T by 3."""
+    h, g = 0.5 * x[0], torch.ones_like(x[0])
+    ys = []
+    for t in range(x.shape[0] - 1, -1, -1):
+        h = 0.7 * (h - 0.3 * g) + x[t] if t != x.shape[0] - 1 else 0.5 * (h - 0.3 * g)
+        g = 0.6 * (g + 0.3 * h) + x[t] if t % 3 != 2 else 0.4 * (g + 0.3 * h)
+        ys.append(a * g)
+    return torch.stack(ys)
+
+
+def ring_that_rests_at_last(x: Tensor, a: Tensor) -> Tensor:
+    ring = [x[0] for _ in range(2)]
+    ys = []
+    for t in range(x.shape[0]):
+        ring[t % 2] = a * ring[t % 2] + x[t] if t != x.shape[0] - 1 else ring[t % 2]
+        ys.append(ring[t % 2])
+    return torch.stack(ys)
+
+
+def slot_that_the_first_step_fills(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    ring = [torch.zeros_like(x[0]) for _ in range(2)]
+    ys = []
+    for t in range(x.shape[0]):
+        ring[t % 2] = a * ring[t % 2] + x[t] if t > 0 else 0.5 * x[t]
+        ys.append(ring[t % 2])
+    return torch.stack(ys), ring[0]
+
+
+PROGRAMS: list[Callable[..., Any]] = [
+    both_arms, one_after_the_other, between_two_that_stay, first_by_its_own, ring_that_rests_at_last,
+    slot_that_the_first_step_fills,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda f: f.__name__)
 def test_each_choice_has_its_own_branch(program: Callable[..., Any]) -> None:
     compiled: Any = linrec.compile(program, verify="off")
     a = torch.tensor([0.9, 0.5, -0.3], dtype=torch.float64)

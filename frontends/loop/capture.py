@@ -48,9 +48,10 @@ from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize
 from linrec.frontends.loop.probe import Probe
-from linrec.frontends.loop.repeats import find_repeats, over_time, sets_apart, without_idle
+from linrec.frontends.loop.repeats import find_repeats, is_unrolled, over_time, sets_apart, without_idle
 from linrec.frontends.loop.reroll import reroll
 from linrec.frontends.loop.trace import Trace, run_trace
+from linrec.frontends.loop.ways import Ways
 from linrec.ir import Graph, Use
 from linrec.linear.rules.refused import REFUSED
 
@@ -146,7 +147,7 @@ def capture(
         else:
             held = made
     if held is not None:
-        graph, trace, flat = tracer.own_length(found or [])
+        graph, trace, flat = tracer.own_length(found or [], held)
         remainder = None
     elif remainder is not None:
         held = CaptureError(
@@ -191,6 +192,7 @@ class _Tracer(Axes):
     shortest: int = 0  # steps, of those that a captured program holds for
     extended: frozenset[Axis] = frozenset()  # of `shapes`, those that are not the call's
     remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
+    ways: Ways | None = None  # on which the branches of `by_line` lead
     every: int = 1  # how far apart the lengths of the traces are, where they have one remainder
 
     def argument_names(self) -> list[str]:
@@ -321,10 +323,15 @@ class _Tracer(Axes):
             found = [branches(trace, loops) for trace in short]
             steps = length_for(*found) if loops and found[0] and len(found[0]) == len(found[1]) else None
             if steps is not None:
-                tracer.steps = tuple(max(steps, self.steps[0]) + n - STEPS[0] for n in STEPS)
+                reach = 1 + max({2, *traces[0].watch.histories.rings()})
+                tracer.ways = Ways(found[0], found[1], (self.steps[0], self.steps[1]), reach)
+                steps = max(steps, self.steps[0])
+                lengths = tracer.ways.lengths_from(steps)
+                tracer.steps = lengths or tuple(steps + n - STEPS[0] for n in STEPS)
                 runs = tracer.attempt(tracer.resized(axes, tracer.steps[1])) is not None
                 tracer = tracer if runs else tracer.with_longer_tables(axes)
-                yield tracer
+                if lengths is not None:
+                    yield tracer
                 every = math.lcm(every, period(found[0]))
         if 1 < every <= _LARGEST_REMAINDER:
             first = tracer.steps[0] + (steps_along(self.shapes, axes) - tracer.steps[0]) % every
@@ -383,8 +390,7 @@ class _Tracer(Axes):
             *(check_ends(flat, repeats, self.every) for flat, repeats in zip(flats, loops_found, strict=True)),
             strict=True,
         )
-        if any(late) or any(map(depends_on_length, zip(*before, strict=False))):
-            self.shortest = lengths_of_time[0]  # in shorter calls the steps that are set apart may go another way
+        apart = any(late) or any(map(depends_on_length, zip(*before, strict=False)))
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, loops_found, strict=True)
@@ -395,14 +401,24 @@ class _Tracer(Axes):
             for (_, a), (_, b) in itertools.pairwise(several)
         )
         if of_length and any(sets_apart(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)):
-            self.shortest = max(self.shortest, lengths_of_time[0])
+            apart = True
+        if apart or any(flat.guessed for flat in flats):
+            self.shortest = max(self.shortest, lengths_of_time[0])  # in shorter calls these steps may go another way
+        if self.ways is not None and lengths_of_time == self.steps:
+            least = self.ways.holds_from(self.steps, self.every, any(flat.ends for flat in flats))
+            if least is None:
+                raise CaptureError(
+                    "LR0412", f"branches lead to ways at other lengths that {self.steps} steps do not go"
+                )
+            self.shortest = max(self.shortest, least)
         places = set().union(*(flat.read for flat in flats))
         return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
 
-    def own_length(self, axes: list[Axis]) -> tuple[Graph, Trace, Flat]:
+    def own_length(self, axes: list[Axis], reason: CaptureError | Unreadable) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time.
 
-        Loops run as often as the time axes are long; over any size where no axis is known to be time.
+        Loops run as often as the time axes are long; over any size where no axis is known to be time. Raises the reason
+        why it is not captured for every length where a loop's steps would stand in it one by one.
         """
         trace = self.trace(self.shapes, OWN_LENGTH_OPERATORS)
         flat = _flat(trace, self.environment, self.argument_names())
@@ -418,6 +434,8 @@ class _Tracer(Axes):
         for parts in range(2, 9):
             if not repeats:
                 repeats = find_repeats(flat, sorted({-(-n // parts) for n in lengths if n >= 4 * parts}, reverse=True))
+        if axes and repeats and is_unrolled(flat, repeats, steps_along(self.shapes, axes)):
+            raise reason if isinstance(reason, CaptureError) else _unread(reason)
         try:
             return reroll(flat, repeats, tables=True, name=self.name), trace, flat
         except CaptureError as error:
@@ -429,6 +447,13 @@ def _remembered(traces: list[Trace]) -> tuple[int, float]:
     first, *others = (trace.watch.histories for trace in traces)
     found = {k: v for k, v in first.hidden().items() if all(o.lengths.get(k, v[0]) == v[0] for o in others)}
     return max(found.values(), key=lambda kept: kept[1], default=(0, 0.0))
+
+
+def _unread(what: Unreadable) -> CaptureError:
+    return CaptureError(
+        "LR0405", f"what `{what.name}` does at other steps or lengths cannot be read from the code",
+        file=what.source.file, line=what.source.line, help="index with t, and let every step do the same",
+    )  # fmt: skip
 
 
 def _too_short(steps: int) -> CaptureError:

@@ -76,6 +76,19 @@ class Coefficient:
         moved = {name: Counter(c.start + c.step * steps, c.step) for name, c in self.counters.items()}
         return Coefficient(self.expression, moved, self.numbers, self.places)
 
+    def extended(self, longer: Coefficient, lengths: tuple[int, int], length: int) -> Coefficient:
+        """What it is at another length, if it and `longer` are the same at the first and the second of `lengths`."""
+
+        def between(a: Number, b: Number) -> Number:
+            more, apart = (b - a) * (length - lengths[0]), lengths[1] - lengths[0]
+            return a + (more // apart if isinstance(more, int) else more / apart) if a != b else a
+
+        counters = {
+            n: Counter(int(between(c.start, longer.counters[n].start)), c.step) for n, c in self.counters.items()
+        }
+        numbers = {n: between(v, longer.numbers[n]) for n, v in self.numbers.items()}
+        return Coefficient(self.expression, counters, numbers, self.places)
+
 
 def condition(test: ast.expr, frames: Sequence[Frame], steps: Sequence[int], watch: Watch) -> Coefficient | None:
     """The condition of a branch, taken at these steps with these frames, as a function of time, or None."""
@@ -189,6 +202,10 @@ class _Reader:
             case ast.Compare(left=left, ops=[order], comparators=[right]) if type(order) in _COMPARED:
                 parts = [self.resolved(left, depth), self.resolved(right, depth)]
                 make = lambda a, b: ast.Compare(a, [order], [b])  # noqa: E731
+            case ast.Compare(left=left, comparators=[_, _, *_] as others):  # a < b < c
+                pairs = zip((left, *others), node.ops, others, strict=False)
+                each: list[ast.expr] = [ast.copy_location(ast.Compare(a, [order], [b]), node) for a, order, b in pairs]
+                return self.resolved(ast.copy_location(ast.BoolOp(ast.And(), each), node), depth)
             case ast.BoolOp(op=joint, values=values) if all(map(_is_condition, values)):
                 parts, make = [self.resolved(v, depth) for v in values], lambda *a: ast.BoolOp(joint, list(a))
             case ast.IfExp(test=test, body=body, orelse=orelse):

@@ -65,6 +65,7 @@ class Reads(Rolling):
         kept = self._last_kept(loop, Made(i, j))
         if kept is not None:
             return self._once(("last", kept), "last", (Use(kept),), self.types.get(arg.name))
+        self.flat.ends |= bool(self.flat.absent) and not self._ran_always(loop, j)
         kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
         return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
 
@@ -271,6 +272,8 @@ class Reads(Rolling):
             variable = kept.variable
             if not variable.passed(k, set(range(self.repeats[loop].count))):
                 kept.after[k] = self._body_name(loop, variable.places[k])
+            elif len({self.types.get(self._body_name(loop, place)) for place in variable.places}) > 1:
+                return None
             else:
                 name = f"kept{len(self.ops)}"
                 self.ops.append(Op(name, "alias", (0,), (), None, f"t{loop}"))  # in its place; what it is comes below

@@ -9,6 +9,7 @@ one period, are not).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,6 +98,13 @@ def sets_apart(flat: Flat, repeats: Sequence[Repeat]) -> bool:
     lines = {(s.file, s.line) for name in inside for s in flat.stacks[name][-1:]}
     rest = (s for op in flat.ops if op.result not in inside for s in flat.stacks[op.result][-1:])
     return any((s.file, s.line) in lines for s in rest)
+
+
+def is_unrolled(flat: Flat, repeats: Sequence[Repeat], steps: int) -> bool:
+    """Are there operators of one place in the code, outside of the repeats, for more than half of the steps?"""
+    inside = {op.result for r in repeats for op in flat.ops[r.start : r.stop]}
+    outside = Counter((op.kind, flat.stacks[op.result]) for op in flat.ops if op.result not in inside)
+    return max(outside.values(), default=0) > max(steps // 2, 2 * PEELED)
 
 
 def find_repeats(flat: Flat, lengths: Sequence[int]) -> list[Repeat]:

@@ -30,7 +30,7 @@ from linrec.frontends.loop.naming import directed, named
 from linrec.frontends.loop.reads import NUMERIC, Reads, Run
 from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
 from linrec.frontends.loop.variables import Made
-from linrec.ir import Arg, Graph, Op, Time, Type, Use, order
+from linrec.ir import Arg, Graph, Op, Time, Type, Use, order, uses_in
 
 
 def reroll(flat: Flat, repeats: list[Repeat], *, tables: bool, name: str) -> Graph:
@@ -64,15 +64,25 @@ class _Reroller(Reads):
             if None in inits:  # nothing reads it, but there is a state of that kind before the first step
                 zeros = self._zeros(self.types[signal])
                 inits[:] = [zeros if init is None else init for init in inits]
+            if not all(self._fits(init, signal) for init in inits):
+                raise self._differs(self.made[signal], "has a state that is larger before the first step than after it")
         ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
         try:
-            ops = order(ops)
+            ops = order(_without_tries(ops, outputs))
         except VerifyError as error:  # a step reads the list of all steps, at one that is neither before nor a row
             raise CaptureError(
                 "LR0405", "a step reads a step of its own loop whose place cannot be read from the code",
                 help="read earlier steps as past[-1], past[-2] or past[t - m]",
             ) from error  # fmt: skip
         return named(directed(Graph(self.name, tuple(self.flat.inputs), tuple(self.times), ops, outputs)))
+
+    def _fits(self, init: Arg, signal: str) -> bool:
+        """Can the state before the first step be broadcast to what it is later?"""
+        first, later = self.types.get(init.name) if isinstance(init, Use) else None, self.types.get(signal)
+        if not isinstance(first, Type) or not isinstance(later, Type):
+            return True
+        ends = zip(reversed(first.shape), reversed(later.shape), strict=False)
+        return len(first.shape) <= len(later.shape) and all(a in (1, b) for a, b in ends)
 
     # outside of loops ----------------------------------------------------------------------------
 
@@ -429,7 +439,7 @@ class _Reroller(Reads):
                 table = self._table(tuple(values), dtype)
                 return self._new("signal", (table, 0, 0, 1), Type(dtype, ()), f"t{loop}")
         if isinstance(found[-1], Use):
-            return self._table_of(loop, values, op)
+            return self._table_of(loop, self._completed(loop, values, is_read), op)
         raise self._differs(op, "has an argument that differs from step to step")
 
     def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
@@ -446,6 +456,24 @@ class _Reroller(Reads):
         rows = tuple(self._new("unsqueeze", (self._read_outside(v), 0), None) for v in values)
         table = self._new("cat", (rows, 0), Type(t.dtype, (len(values), *t.shape)))
         return self._new("signal", (table, 0, 0, 1), t, f"t{loop}")
+
+    def _completed(self, loop: int, values: list[Arg], is_read: list[bool]) -> list[Arg]:
+        """With values of an earlier loop, which some steps read one after the other, what the other steps would read there."""
+        made = {k: self.where.get(v.name) if isinstance(v, Use) else None for k, v in enumerate(values) if is_read[k]}
+        known = [(k, place) for k, place in made.items() if place is not None and place[0] != loop]
+        if all(is_read) or not known:
+            return values
+        at, (other, i, j) = known[-1]
+        repeat = self.repeats[other]
+        for slope in (1, -1):
+            places = [i + slope * (k - at) for k in range(len(values))]
+            inside = [0 <= p < repeat.count for p in places]
+            follows = all(place == (other, places[k], j) for k, place in known)
+            if follows and sum(inside) >= len(values) - PEELED and self._ran_always(other, j):
+                self.flat.guessed |= not all(inside)
+                rows = [repeat.start + min(max(p, 0), repeat.count - 1) * repeat.period + j for p in places]
+                return [v if is_read[k] else Use(self.flat.ops[rows[k]].result) for k, v in enumerate(values)]
+        return values
 
     def _repeats_of_other(self, loop: int, values: list[Arg]) -> Arg | None:
         """The list of all repeats of an earlier loop, read in order or in reverse, and of steps of it that stand apart."""
@@ -481,6 +509,12 @@ class _Reroller(Reads):
             line=op.source.line if op.source else None,
             help="let every step do the same: index with t, and put special first and last steps outside the loop",
         )
+
+
+def _without_tries(ops: Sequence[Op], outputs: tuple[Arg, ...]) -> tuple[Op, ...]:
+    """Without reads of single steps that nothing took: how many were tried depends on the length."""
+    needed = {use.name for use in uses_in(outputs)} | {use.name for op in ops for use in op.all_uses()}
+    return tuple(op for op in ops if op.result in needed or op.kind not in ("pick", "last"))
 
 
 def _progression(values: Mapping[int, Arg]) -> int | None:

@@ -585,6 +585,8 @@ def _semiring(s: Scope, made: Group, has_miss: bool, first: int, is_indexed: boo
     new = c.pick(forms)
     if c.chance(20):
         new = f"torch.where({mask(s, made.shape)}, {new}, {h})"
+    if new not in forms[:2]:  # states that stay infinite are NaN as soon as a matrix that has zeros multiplies them
+        start = start.replace("math.inf", "10.0")
     s.trait(f"semiring {which}")
     made.before.append(f"{h} = {start}")
     s.lines.append(f"{h} = {new}")

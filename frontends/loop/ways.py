@@ -1,0 +1,96 @@
+"""Ways: which arms the turns of a loop take one after another, at any length.
+
+    if t != T - 1: h = f(h)         if t % 3 == 2: y = g(h)
+
+What `g` reads is known of the turns that run it: where none of these is the turn T - 1, it is f's value alone. At
+lengths at which that turn comes to both, the program is another. So traces must show every way that turns go at any
+length: conditions are functions of the counter, whose numbers change evenly with the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from linrec.frontends.loop.branches import Branch, Turns
+
+_MOST_LENGTHS = 6
+_APART = (0, 2, 5)  # of the first three
+_START, _END = "start", "end"
+
+Way = tuple[Hashable, ...]  # a loop, and what turns in a row do: by branch, True or False, or None if it is passed by
+
+
+@dataclass
+class Ways:
+    """The branches of traces of two `lengths`; `reach` is how many turns in a row may matter to a read."""
+
+    found: Sequence[Branch]
+    longer: Sequence[Branch]
+    lengths: tuple[int, int]
+    reach: int
+    _known: dict[tuple[int, bool], frozenset[Way]] = field(default_factory=dict)
+
+    def of(self, steps: int, ends: bool) -> frozenset[Way]:
+        """The ways at this length; with `ends` also those on which the last turns come to the end."""
+        if (steps, ends) not in self._known:
+            self._known[steps, ends] = frozenset(self._of(steps, ends))
+        return self._known[steps, ends]
+
+    def _of(self, steps: int, ends: bool) -> Iterable[Way]:
+        loops: dict[Turns, list[int]] = {}
+        for index, branch in enumerate(self.found):
+            loops.setdefault(branch.turns, []).append(index)
+        for loop, (turns, members) in enumerate(loops.items()):
+            longer = self.longer[members[0]].turns
+            count = self._between(len(turns.starts), len(longer.starts), steps)
+            tests = [self.found[m].condition.extended(self.longer[m].condition, self.lengths, steps) for m in members]
+            holds = [[bool(test.number(turn)) for turn in range(count)] for test in tests]
+            outer = [
+                [(k, side) for k, o in enumerate(members) for side in (True, False) if self._leads(o, side, m)]
+                for m in members
+            ]
+            rows: list[Hashable] = [
+                tuple(h[turn] if all(holds[k][turn] == side for k, side in o) else None for h, o in zip(holds, outer, strict=True))
+                for turn in range(count)
+            ]  # fmt: skip
+            rows = [_START] * (self.reach - 1) + rows + [_END] * ends
+            yield from ((loop, *rows[i : i + self.reach]) for i in range(len(rows) - self.reach + 1))
+
+    def _between(self, first: int, second: int, steps: int) -> int:
+        short, long = self.lengths
+        return max(first + (second - first) * (steps - short) // (long - short), 0)
+
+    def _leads(self, outer: int, side: bool, inner: int) -> bool:
+        """Does the arm of one branch hold the other?"""
+        arm, held = self.found[outer].arms[not side], [place for arm in self.found[inner].arms for place in arm]
+        return outer != inner and any(
+            file == other and begin <= first and last <= end
+            for file, begin, end in arm for other, first, last in held
+        )  # fmt: skip
+
+    def lengths_from(self, steps: int) -> tuple[int, ...] | None:
+        """At least three lengths, `steps` and more, that show all ways of any such length; None if that takes too many."""
+        needed = frozenset[Way]().union(*(self.of(n, False) for n in self._horizon(steps)))
+        chosen = [steps, steps + _APART[1]]
+        while True:
+            missing = needed.difference(*(self.of(n, False) for n in chosen))
+            if not missing and len(chosen) >= len(_APART):
+                return tuple(sorted(chosen))
+            if len(chosen) == _MOST_LENGTHS:
+                return None
+            later = [n for n in self._horizon(steps + _APART[2]) if n not in chosen]
+            shown = {n: len(missing & self.of(n, False)) for n in later}
+            chosen.append(max(later, key=lambda n: (shown[n], -n)))
+
+    def holds_from(self, lengths: Sequence[int], every: int, ends: bool) -> int | None:
+        """The length from which on, in steps of `every`, calls go ways alone that these lengths show; None if none is."""
+        shown = frozenset[Way]().union(*(self.of(n, ends) for n in lengths))
+        for steps in reversed(range(lengths[0] % every or every, max(self._horizon(lengths[0])), every)):
+            if not self.of(steps, ends) <= shown:
+                return steps + every if steps < lengths[0] else None
+        return 0
+
+    def _horizon(self, steps: int) -> range:
+        """Lengths of so many steps and more, after which all comes again: two periods are in the first of them."""
+        return range(steps, 2 * steps + 16)
