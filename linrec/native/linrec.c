@@ -50,9 +50,10 @@ typedef struct {
 static tiling tiles_of(int64_t steps, const int64_t *size, int rank, int threads) {
     int64_t lanes = size[rank], outer = 1, width = lanes;
     for (int axis = 0; axis < rank; axis++) outer *= size[axis];
-    /* as wide as possible, but at least one tile a thread; tiles end at multiples of a cache line */
+    /* as wide as possible, but at least one tile a thread; tiles end at multiples of a cache line. A row of one tile is
+       not cut: threads that share its pages take longer than one that has them to itself. */
     int64_t wanted = (threads + outer - 1) / outer;
-    if (wanted > 1) width = ((lanes + wanted - 1) / wanted + 15) / 16 * 16;
+    if (wanted > 1 && lanes > TILE) width = ((lanes + wanted - 1) / wanted + 15) / 16 * 16;
     if (width > TILE) width = TILE;
     if (width > lanes) width = lanes;
     int64_t count = width ? (lanes + width - 1) / width : 0;
