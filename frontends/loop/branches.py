@@ -314,9 +314,19 @@ def _read(
             for turn, e in entries.items()
         }
         lines = [trace.lines[entries[turn]] for turn in steps]
+        if isinstance(node, ast.IfExp) and all(_is_number(arm, lines[0]) for arm in (node.body, node.orelse)):
+            continue  # a coefficient
         read = condition(node.test, [Frame(code, line.values) for line in lines], steps, trace.watch)
         if read is not None and all(read.number(turn) is not None for turn in range(len(turns.starts))):
             yield Branch(turns, read, entries, ends, arms, lines[0].depth)
+
+
+def _is_number(node: ast.expr, line: Line) -> bool:
+    """Is it plain arithmetic of numbers?"""
+    plain = ast.Constant | ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop | ast.expr_context
+    return all(
+        isinstance(n, plain) or (isinstance(n, ast.Name) and n.id in line.values) for n in ast.walk(node)
+    ) and not any(isinstance(n, ast.Constant) and not isinstance(n.value, int | float) for n in ast.walk(node))
 
 
 def _arms(
