@@ -26,10 +26,13 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
     0.0 where a tensor of the step is too large to probe cheaply, and where states are booleans.
     """
     with outside():  # a transform of torch.func around the call has no part in it
-        return _superposition(graph, recurrence)
+        try:
+            return _superposition(graph, recurrence, "N")
+        except RuntimeError:  # what stands where a batch does may be rows of a model all the same
+            return _superposition(graph, recurrence, "NB")
 
 
-def _superposition(graph: Graph, recurrence: Recurrence) -> float:
+def _superposition(graph: Graph, recurrence: Recurrence, wide: str) -> float:
     types: dict[str, Type] = {i.name: i.type for i in graph.inputs}
     types |= {op.result: op.type for op in graph.ops if isinstance(op.type, Type)}
     if any(types[s].dtype == "bool" for s in recurrence.states):
@@ -38,7 +41,7 @@ def _superposition(graph: Graph, recurrence: Recurrence) -> float:
     # a size that is no batch's may have to be as large as others
     largest = max((d for m in members & types.keys() for d in types[m].shape if isinstance(d, int)), default=0)
     names = {n for t in types.values() for d in t.shape for n in names_of(d)}
-    lengths = {n: _PROBED + largest * n.startswith("N") for n in names}
+    lengths = {n: _PROBED + largest * (n[0] in wide) for n in names}
     states = state_reads(graph, recurrence)
     reads = {use for m in recurrence.members for use in graph.op(m).uses() if use.name not in members or use.delay}
     generator = torch.Generator().manual_seed(0)

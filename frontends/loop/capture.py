@@ -328,17 +328,18 @@ class _Tracer(Axes):
                 steps = max(steps, self.steps[0])
                 lengths = tracer.ways.lengths_from(steps)
                 tracer.steps = lengths or tuple(steps + n - STEPS[0] for n in STEPS)
-                runs = tracer.attempt(tracer.resized(axes, tracer.steps[1])) is not None
-                tracer = tracer if runs else tracer.with_longer_tables(axes)
                 if lengths is not None:
-                    yield tracer
+                    yield tracer.that_runs(axes)
                 every = math.lcm(every, period(found[0]))
         if 1 < every <= _LARGEST_REMAINDER:
             first = tracer.steps[0] + (steps_along(self.shapes, axes) - tracer.steps[0]) % every
-            yield replace(tracer, steps=(first, first + every, first + 3 * every), every=every, tried={})
+            tracer = replace(tracer, steps=(first, first + every, first + 3 * every), every=every, tried={})
+            yield tracer.that_runs(axes)
 
-    def with_longer_tables(self, axes: list[Axis]) -> _Tracer:
-        """The same with as many rows as there are steps in tables that are as long as the call, if these may vary."""
+    def that_runs(self, axes: list[Axis]) -> _Tracer:
+        """The same, or with as many rows as there are steps in tables that are as long as the call, if these may vary."""
+        if self.attempt(self.resized(axes, self.steps[1])) is not None:
+            return self
         length, longest = steps_along(self.shapes, axes), self.steps[-1] + APART
         like = {(i, d) for i, s in enumerate(self.shapes) for d in range(len(s)) if s[d] == length} - {*axes}
         longer = self.resized(like, longest) if like else self.shapes

@@ -312,6 +312,8 @@ class _Finder:
             split = self.split(term.factors, set(term.axes[key]), set(term.state_axes[key]), canon, key)
             if split is None:
                 return self.refuse("a coefficient joins the old and the new axis of the state")
+            if len(term.state_axes[key]) != len(canon[key]):
+                return self.refuse("an update takes an axis of the state apart otherwise than others do")
             twin = {x: (y,) for x, y in zip(term.state_axes[key], canon[key], strict=True)}
             updates.append((split[0], relabel(replace(term, factors=split[1]), twin).factors, None))
         drives = (
