@@ -482,6 +482,8 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
         if name in roles and name not in regular and isinstance(whole, Use) and (name in pieces or whole in filled):
             early.setdefault(whole.name, []).append(op)
     moved = late | {op.result for after in early.values() for op in after}
+    for name in moved - late:
+        flat.frames.pop(name, None)  # it is of no turn
     new: list[Op] = []
 
     def put(op: Op) -> None:
