@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -94,3 +95,80 @@ def test_each_choice_has_its_own_branch(program: Callable[..., Any]) -> None:
     report = linrec.report(compiled)
     assert not report.code
     assert report.recurrences and all(r.form != "sequential" for r in report.recurrences)
+
+
+# fmt: off
+def on_one_line(x: Tensor, a: Tensor) -> Tensor:
+    h, ys = torch.zeros_like(x[0]), []
+    for t in range(x.shape[0]):
+        if t < x.shape[0] - 2: h = a * h + x[t]
+        elif t == x.shape[0] - 1: h = 2 * h
+        ys.append(h)
+    return torch.stack(ys)
+# fmt: on
+
+
+def of_other_steps(x: Tensor, a: Tensor) -> Tensor:
+    h, g = torch.zeros_like(x[0]), x[0]
+    for t in range(x.shape[0]):
+        u = x[t]
+        if t == 1:
+            u = g
+        if t == x.shape[0] - 2:
+            u = h
+        if t % 2 == 0:
+            g = u + g
+        h = a * h + u
+    return h
+
+
+def third_last(x: Tensor, a: Tensor) -> Tensor:
+    """Which arm made what is read depends on the remainder of T by 5."""
+    h = g = torch.zeros_like(x[0])
+    ys: list[Tensor] = []
+    for t in range(x.shape[0]):
+        if t == x.shape[0] - 1:
+            g = ys[-3]
+        h = a * h + x[t] if t % 5 == 2 else 0.5 * h - x[t]
+        ys.append(h)
+    return g
+
+
+def fourth_of_the_reverse(x: Tensor, a: Tensor) -> Tensor:
+    h, ys = torch.zeros_like(x[0]), []
+    for t in range(x.shape[0] - 1, -1, -1):
+        h = a * h + x[t] if t % 5 == 1 else 0.5 * h - x[t]
+        ys.append(h)
+    return ys[3]
+
+
+def oldest_of_a_queue(x: Tensor, a: Tensor) -> Tensor:
+    g = torch.zeros_like(x[0])
+    past = deque([g] * 3, maxlen=3)
+    for t in range(x.shape[0]):
+        if t == x.shape[0] - 1:
+            g = past[0]
+        past.append(a * x[t] if t % 5 == 2 else a + x[t])
+    return g
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("first", (12, 31))
+@pytest.mark.parametrize(
+    "program",
+    (
+        on_one_line,
+        pytest.param(of_other_steps, marks=slow),
+        pytest.param(third_last, marks=slow),
+        pytest.param(fourth_of_the_reverse, marks=slow),
+        pytest.param(oldest_of_a_queue, marks=slow),
+    ),
+)
+def test_reads_near_an_end(program: Callable[..., Any], first: int) -> None:
+    compiled: Any = linrec.compile(program, verify="off")
+    a = torch.tensor([0.9, 0.5, -0.3], dtype=torch.float64)
+    for length in (first, 6, 15, 16, 25, 26, 30, 31, 33, 41, 46):
+        x = torch.randn(length, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+        torch.testing.assert_close(compiled(x, a), program(x, a), rtol=1e-12, atol=1e-12, msg=f"T={length}")

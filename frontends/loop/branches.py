@@ -70,11 +70,13 @@ class Branch:
         """Is the test true at that turn?"""
         return bool(self.condition.number(turn))
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """Inner branches have smaller ones."""
-        spans = [last[0] - first[0] for arm in self.arms for _, first, last in arm]
-        return -self.depth, max(spans, default=0)
+    def leads_to(self, other: Branch, side: bool) -> bool:
+        """Is the other one in the arm of this side?"""
+        held = [place for arm in other.arms for place in arm]
+        return self is not other and any(
+            file == its and begin <= first and last <= end
+            for file, begin, end in self.arms[not side] for its, first, last in held
+        )  # fmt: skip
 
 
 Path = tuple[tuple[Branch, bool], ...]  # branches from the outermost inwards, and which arm
@@ -362,7 +364,8 @@ def join(flat: Flat, found: Sequence[Branch]) -> None:
     varying = [b for b in found if len({b.holds(turn) for turn in b.entries}) == 2]
     for turns in {b.turns.loop: b.turns for b in varying}.values():
         _pieces_first(flat, turns)
-    for branch in sorted(varying, key=lambda b: b.order):
+    outside = {b: sum(o.leads_to(b, side) for o in found for side in (True, False)) for b in varying}
+    for branch in sorted(varying, key=lambda b: (-b.depth, -outside[b])):  # inner ones first
         before: dict[int, list[Op]] = {}
         for is_taken, arm in zip((True, False), branch.arms, strict=True):
             before = _fill(flat, branch, arm, is_taken, before)

@@ -326,10 +326,14 @@ class _Tracer(Axes):
                 reach = 1 + max({2, *traces[0].watch.histories.rings()})
                 tracer.ways = Ways(found[0], found[1], (self.steps[0], self.steps[1]), reach)
                 steps = max(steps, self.steps[0])
-                lengths = tracer.ways.lengths_from(steps)
-                tracer.steps = lengths or tuple(steps + n - STEPS[0] for n in STEPS)
-                if lengths is not None:
-                    yield tracer.that_runs(axes)
+                tracer.steps = tuple(steps + n - STEPS[0] for n in STEPS)
+                tried: Ways | None = None
+                while tracer.ways is not tried:  # its reads may turn out to go further than was thought
+                    tried, lengths = tracer.ways, tracer.ways.lengths_from(steps)
+                    if lengths is None:
+                        break
+                    tracer = replace(tracer, steps=lengths, tried={}).that_runs(axes)
+                    yield tracer
                 every = math.lcm(every, period(found[0]))
         if 1 < every <= _LARGEST_REMAINDER:
             first = tracer.steps[0] + (steps_along(self.shapes, axes) - tracer.steps[0]) % every
@@ -406,7 +410,10 @@ class _Tracer(Axes):
         if apart or any(flat.guessed for flat in flats):
             self.shortest = max(self.shortest, lengths_of_time[0])  # in shorter calls these steps may go another way
         if self.ways is not None and lengths_of_time == self.steps:
-            least = self.ways.holds_from(self.steps, self.every, any(flat.ends for flat in flats))
+            delays = [len(op.init) for graph in graphs for op in graph.ops]
+            reach = max(flat.reach for flat in flats)
+            self.ways = self.ways.widened(max(reach, 1 + max(delays, default=0)), reach > 0)
+            least = self.ways.holds_from(self.steps, self.every)
             if least is None:
                 raise CaptureError(
                     "LR0412", f"branches lead to ways at other lengths that {self.steps} steps do not go"

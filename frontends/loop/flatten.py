@@ -61,7 +61,7 @@ class Flat:
     paths: dict[str, Path] = field(default_factory=dict)  # by which branches an op is reached
     absent: set[str] = field(default_factory=set)  # ops that did not run: only their kind and place have a meaning
     guessed: bool = False  # steps that do not read anything at some place are taken to read another step's
-    ends: bool = False  # something after a loop reads what not all of its steps make
+    reach: int = 0  # so many turns from an end, something reads what not all turns make
     pieces: set[str] = field(default_factory=set)  # elements that stand where they are first read, made before the loop
 
 

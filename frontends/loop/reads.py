@@ -47,6 +47,7 @@ class Reads(Rolling):
         super().__init__(flat, repeats, tables, name)
         self.kept: dict[tuple[int, int, tuple[int, ...]], list[Kept]] = {}
         self.together: dict[int, list[frozenset[int]]] = {}
+        self.partial: dict[str, int] = {}  # reads of what not all turns make, by how far from an end
 
     def _read_outside(self, arg: Arg) -> Arg:
         if isinstance(arg, tuple):
@@ -65,9 +66,11 @@ class Reads(Rolling):
         kept = self._last_kept(loop, Made(i, j))
         if kept is not None:
             return self._once(("last", kept), "last", (Use(kept),), self.types.get(arg.name))
-        self.flat.ends |= bool(self.flat.absent) and not self._ran_always(loop, j)
         kind, args = ("last", ()) if i == repeat.count - 1 else ("pick", (i,))
-        return self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
+        read = self._once((kind, signal, i), kind, (Use(signal), *args), self.types.get(arg.name))
+        if self.flat.absent and not self._ran_always(loop, j):
+            self.partial[read.name] = min(i, repeat.count - 1 - i)
+        return read
 
     def _last_kept(self, loop: int, made: Made) -> str | None:
         """The variable of a loop that holds this value at its end, if branches assign it."""

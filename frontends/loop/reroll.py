@@ -69,6 +69,7 @@ class _Reroller(Reads):
         ops = tuple(replace(op, init=tuple(self.inits.get(op.result, ()))) for op in self.ops)
         try:
             ops = order(_without_tries(ops, outputs))
+            self.flat.reach = max((self.partial[op.result] + 2 for op in ops if op.result in self.partial), default=0)
         except VerifyError as error:  # a step reads the list of all steps, at one that is neither before nor a row
             raise CaptureError(
                 "LR0405", "a step reads a step of its own loop whose place cannot be read from the code",
@@ -195,6 +196,8 @@ class _Reroller(Reads):
             if read is not None:
                 self.ops.append(read)
                 continue
+            if len({self.flat.paths.get(op.result) for op in ops}) > 1:
+                raise self._differs(ops[0], "is reached by other branches at some steps than at others")
             is_read = [op.result not in self.flat.absent for op in ops]
             ops = self._turned(loop, ops) if self.flat.branches else ops
 
@@ -444,6 +447,8 @@ class _Reroller(Reads):
 
     def _table_of(self, loop: int, values: list[Arg], op: Op) -> Arg:
         """Outside values that differ from step to step."""
+        if any(isinstance(v, Use) and self.where.get(v.name, (None,))[0] == loop for v in values):
+            raise self._differs(op, "reads other steps of its own loop in no order that holds for all")
         flipped = self._repeats_of_other(loop, values)
         if flipped is not None:
             return flipped

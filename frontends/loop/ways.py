@@ -23,21 +23,31 @@ Way = tuple[Hashable, ...]  # a loop, and what turns in a row do: by branch, Tru
 
 @dataclass
 class Ways:
-    """The branches of traces of two `lengths`; `reach` is how many turns in a row may matter to a read."""
+    """The branches of traces of two `lengths`.
+
+    `reach` is how many turns in a row may matter to a read; with `ends`, coming to the last turn is a way of its own.
+    """
 
     found: Sequence[Branch]
     longer: Sequence[Branch]
     lengths: tuple[int, int]
     reach: int
-    _known: dict[tuple[int, bool], frozenset[Way]] = field(default_factory=dict)
+    ends: bool = False
+    _known: dict[int, frozenset[Way]] = field(default_factory=dict)
 
-    def of(self, steps: int, ends: bool) -> frozenset[Way]:
-        """The ways at this length; with `ends` also those on which the last turns come to the end."""
-        if (steps, ends) not in self._known:
-            self._known[steps, ends] = frozenset(self._of(steps, ends))
-        return self._known[steps, ends]
+    def widened(self, reach: int, ends: bool) -> Ways:
+        """The same for reads that go further."""
+        if reach <= self.reach and ends <= self.ends:
+            return self
+        return Ways(self.found, self.longer, self.lengths, max(reach, self.reach), ends or self.ends)
 
-    def _of(self, steps: int, ends: bool) -> Iterable[Way]:
+    def of(self, steps: int) -> frozenset[Way]:
+        """The ways at this length."""
+        if steps not in self._known:
+            self._known[steps] = frozenset(self._of(steps))
+        return self._known[steps]
+
+    def _of(self, steps: int) -> Iterable[Way]:
         loops: dict[Turns, list[int]] = {}
         for index, branch in enumerate(self.found):
             loops.setdefault(branch.turns, []).append(index)
@@ -47,47 +57,44 @@ class Ways:
             tests = [self.found[m].condition.extended(self.longer[m].condition, self.lengths, steps) for m in members]
             holds = [[bool(test.number(turn)) for turn in range(count)] for test in tests]
             outer = [
-                [(k, side) for k, o in enumerate(members) for side in (True, False) if self._leads(o, side, m)]
+                [
+                    (k, side)
+                    for k, o in enumerate(members)
+                    for side in (True, False)
+                    if self.found[o].leads_to(self.found[m], side)
+                ]
                 for m in members
             ]
             rows: list[Hashable] = [
                 tuple(h[turn] if all(holds[k][turn] == side for k, side in o) else None for h, o in zip(holds, outer, strict=True))
                 for turn in range(count)
             ]  # fmt: skip
-            rows = [_START] * (self.reach - 1) + rows + [_END] * ends
+            rows = [_START] * (self.reach - 1) + rows + [_END] * self.ends
             yield from ((loop, *rows[i : i + self.reach]) for i in range(len(rows) - self.reach + 1))
 
     def _between(self, first: int, second: int, steps: int) -> int:
         short, long = self.lengths
         return max(first + (second - first) * (steps - short) // (long - short), 0)
 
-    def _leads(self, outer: int, side: bool, inner: int) -> bool:
-        """Does the arm of one branch hold the other?"""
-        arm, held = self.found[outer].arms[not side], [place for arm in self.found[inner].arms for place in arm]
-        return outer != inner and any(
-            file == other and begin <= first and last <= end
-            for file, begin, end in arm for other, first, last in held
-        )  # fmt: skip
-
     def lengths_from(self, steps: int) -> tuple[int, ...] | None:
         """At least three lengths, `steps` and more, that show all ways of any such length; None if that takes too many."""
-        needed = frozenset[Way]().union(*(self.of(n, False) for n in self._horizon(steps)))
+        needed = frozenset[Way]().union(*(self.of(n) for n in self._horizon(steps)))
         chosen = [steps, steps + _APART[1]]
         while True:
-            missing = needed.difference(*(self.of(n, False) for n in chosen))
+            missing = needed.difference(*(self.of(n) for n in chosen))
             if not missing and len(chosen) >= len(_APART):
                 return tuple(sorted(chosen))
             if len(chosen) == _MOST_LENGTHS:
                 return None
             later = [n for n in self._horizon(steps + _APART[2]) if n not in chosen]
-            shown = {n: len(missing & self.of(n, False)) for n in later}
+            shown = {n: len(missing & self.of(n)) for n in later}
             chosen.append(max(later, key=lambda n: (shown[n], -n)))
 
-    def holds_from(self, lengths: Sequence[int], every: int, ends: bool) -> int | None:
+    def holds_from(self, lengths: Sequence[int], every: int) -> int | None:
         """The length from which on, in steps of `every`, calls go ways alone that these lengths show; None if none is."""
-        shown = frozenset[Way]().union(*(self.of(n, ends) for n in lengths))
+        shown = frozenset[Way]().union(*(self.of(n) for n in lengths))
         for steps in reversed(range(lengths[0] % every or every, max(self._horizon(lengths[0])), every)):
-            if not self.of(steps, ends) <= shown:
+            if not self.of(steps) <= shown:
                 return steps + every if steps < lengths[0] else None
         return 0
 
