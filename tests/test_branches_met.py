@@ -100,9 +100,10 @@ def test_each_choice_has_its_own_branch(program: Callable[..., Any]) -> None:
 # fmt: off
 def on_one_line(x: Tensor, a: Tensor) -> Tensor:
     h, ys = torch.zeros_like(x[0]), []
-    for t in range(x.shape[0]):
-        if t < x.shape[0] - 2: h = a * h + x[t]
-        elif t == x.shape[0] - 1: h = 2 * h
+    steps = x.shape[0]
+    for t in range(steps):
+        if t < steps - 2: h = a * h + x[t]  # noqa: E701
+        elif t == steps - 1: h = 2 * h  # noqa: E701
         ys.append(h)
     return torch.stack(ys)
 # fmt: on
@@ -110,11 +111,12 @@ def on_one_line(x: Tensor, a: Tensor) -> Tensor:
 
 def of_other_steps(x: Tensor, a: Tensor) -> Tensor:
     h, g = torch.zeros_like(x[0]), x[0]
-    for t in range(x.shape[0]):
+    steps = x.shape[0]
+    for t in range(steps):
         u = x[t]
         if t == 1:
             u = g
-        if t == x.shape[0] - 2:
+        if t == steps - 2:
             u = h
         if t % 2 == 0:
             g = u + g
@@ -126,8 +128,9 @@ def third_last(x: Tensor, a: Tensor) -> Tensor:
     """Which arm made what is read depends on the remainder of T by 5."""
     h = g = torch.zeros_like(x[0])
     ys: list[Tensor] = []
-    for t in range(x.shape[0]):
-        if t == x.shape[0] - 1:
+    steps = x.shape[0]
+    for t in range(steps):
+        if t == steps - 1:
             g = ys[-3]
         h = a * h + x[t] if t % 5 == 2 else 0.5 * h - x[t]
         ys.append(h)
@@ -145,8 +148,9 @@ def fourth_of_the_reverse(x: Tensor, a: Tensor) -> Tensor:
 def oldest_of_a_queue(x: Tensor, a: Tensor) -> Tensor:
     g = torch.zeros_like(x[0])
     past = deque([g] * 3, maxlen=3)
-    for t in range(x.shape[0]):
-        if t == x.shape[0] - 1:
+    steps = x.shape[0]
+    for t in range(steps):
+        if t == steps - 1:
             g = past[0]
         past.append(a * x[t] if t % 5 == 2 else a + x[t])
     return g
