@@ -326,11 +326,42 @@ def from_to(x: Tensor, a: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
+def by_shape(x: Tensor, a: Tensor) -> Tensor:
+    h = torch.zeros_like(x[:, 0])
+    out = []
+    for t in range(x.shape[1]):
+        if t < x.size(1) - 3:
+            h = a * h + x[:, t]
+        elif t == x.shape[1] - 2:
+            h = 2 * h
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def by_len(x: Tensor, a: Tensor) -> Tensor:
+    u = x.transpose(0, 1)
+    h = torch.zeros_like(x[:, 0])
+    out = []
+    for t in range(len(u)):
+        h = (t / len(u)) * h + u[t] if t != len(u) - 1 else a * h
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def by_what_grows(x: Tensor, a: Tensor) -> Tensor:
+    h = torch.zeros_like(x[:, 0])
+    seen = x[:, :1]
+    for t in range(x.shape[1]):
+        h = a * h + x[:, t] if seen.shape[1] < 20 else 0.5 * h
+        seen = torch.cat([seen, x[:, t : t + 1]], 1)
+    return h
+
+
 READ: list[Callable[..., Any]] = [
     piece_read_in_an_arm_first, power_in_one_arm, masked_in_one_arm,
     every_third, damped, either, one_of_three, conditional_expression, number_or_tensor, skipped, late_reads, nested,
     while_loop, backward, swapped, near_the_end, one_step, history, in_place, ring_of_two, layers, Clockwork,
-    list_in_one_arm, list_at_the_end, from_to,
+    list_in_one_arm, list_at_the_end, from_to, by_shape, by_len,
 ]  # fmt: skip
 
 
@@ -434,7 +465,7 @@ def long_memory(x: Tensor, a: Tensor) -> Tensor:
 
 HELD: list[Callable[..., Any]] = [
     number_at_first, by_values, toggled, far_away, middle, long_period, some_outputs, broken_off, truncated,
-    late_assignment, long_memory,
+    late_assignment, long_memory, by_what_grows,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from linrec.dtypes import LONG
 from linrec.frontends.loop.counters import definition
@@ -194,6 +194,18 @@ class _Reader:
             return self._attribute(node)
         parts: list[ast.expr | None]
         match node:
+            case ast.Subscript(
+                value=ast.Attribute(value=ast.Name(id=name), attr="shape") as shape,
+                slice=ast.Constant(value=int() as axis),
+            ):
+                self.places.add(place_of(self.code, shape))
+                return self._size(node, name, axis)
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=name), attr="size"), args=[ast.Constant(value=int() as axis)]
+            ):
+                return self._size(node, name, axis)
+            case ast.Call(func=ast.Name(id="len"), args=[ast.Name(id=name)]) if self._outer("len") is len:
+                return self._size(node, name, 0)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY and self._is_whole(node, depth):
                 parts = [self.resolved(left, depth), self.resolved(right, depth)]
                 make: Callable[..., ast.expr] = lambda a, b: ast.BinOp(a, op, b)  # noqa: E731
@@ -215,6 +227,19 @@ class _Reader:
             case _:
                 return None
         return None if any(p is None for p in parts) else make(*parts)
+
+    def _size(self, node: ast.expr, name: str, axis: int) -> ast.expr | None:
+        """The size of a tensor whose name no loop gives to another."""
+        tensor = self.watch.objects.get((self.code, name))
+        loops = [n for n in ast.walk(self.function) if isinstance(n, ast.For | ast.While)]
+        stored = {
+            n.id for loop in loops for n in ast.walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
+        if not isinstance(tensor, Tensor) or name in stored or not -tensor.dim() <= axis < tensor.dim():
+            return None
+        text = ast.unparse(node)
+        self.numbers[text] = int(tensor.shape[axis])
+        return ast.Name(text, ast.Load())
 
     def _is_whole(self, node: ast.BinOp, depth: int) -> bool:
         """Is the operation defined at every step, within 64 bits? Remainders by a number, and mild powers."""

@@ -255,7 +255,11 @@ class _Scope:
             if isinstance(loop, ast.For | ast.While):
                 for statement in loop.body:
                     for call in ast.walk(statement):
-                        if isinstance(call, ast.Call) and _called_name(call) in _STATEFUL:
+                        if (
+                            isinstance(call, ast.Call)
+                            and _called_name(call) in _STATEFUL
+                            and not self._is_coefficient(call)
+                        ):
                             yield call
 
 
