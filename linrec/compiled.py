@@ -72,8 +72,8 @@ class Compiled:
                 return None
         if any(n <= 1 for name, n in lengths.items() if name != "T"):
             return None  # a size of one broadcasts: it is another program
-        if lengths.get("T", self.captured.shortest) < self.captured.shortest:
-            return None  # some branch does not run
+        if not self.captured.shortest <= lengths.get("T", self.captured.shortest) <= self.captured.longest:
+            return None  # some branch does not run, or a list is cut
         if self.captured.remainder is not None and "T" in lengths:
             every, rest = self.captured.remainder
             if lengths["T"] % every != rest:

@@ -11,6 +11,7 @@ import functools
 import gc
 import linecache
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -203,7 +204,8 @@ class Engine:
         environment = self._environment()
         for compiled in self.programs.get(self._key(leaves, spec, environment), ()):
             is_short = compiled.captured.held is not None and compiled.captured.shortest > 0
-            if compiled.lengths(tensors) is not None and compiled.fits() and not is_short:
+            is_cut = is_short or compiled.captured.longest < math.inf
+            if compiled.lengths(tensors) is not None and compiled.fits() and not is_cut:
                 return compiled
         # a batch of one or of none would hold the program to such batches
         wide = [

@@ -6,13 +6,14 @@ tests compare with it. torch is imported when it is used, so that reading a grap
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import networkx as nx
 
 from linrec.dtypes import LONG
-from linrec.ir import Arg, Atom, Graph, Op, Use, order, uses_in
+from linrec.ir import Arg, Atom, Graph, Op, Type, Use, order, uses_in
 from linrec.sizes import Size, evaluate
 
 _WIDE = {"float32": "float64", "float16": "float64", "bfloat16": "float64", "complex64": "complex128"}
@@ -62,6 +63,31 @@ def run_step(
     for name in (op.result for op in inner):
         found[name] = machine.apply(plain[name], read)
     return found
+
+
+def sizes_made(op: Op, types: Mapping[str, Type], lengths: Mapping[str, int]) -> list[tuple[int, ...]] | None:
+    """The shapes of what one op makes of values of these types at these lengths, None where it raises.
+
+    Nothing is computed.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    machine = _Interpreter(Graph("", (), (), (), ()), lengths, False, {})
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level, log.disabled = log.disabled, True
+    with FakeTensorMode():
+        try:
+            given = {
+                name: torch.empty([evaluate(n, lengths) for n in t.shape], dtype=getattr(torch, LONG[t.dtype]))
+                for name, t in types.items()
+            }
+            made = machine.apply(op, lambda use: given[use.name])
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return None
+        finally:
+            log.disabled = level
+    return [tuple(x.shape) for x in (made if isinstance(made, list | tuple) else [made])]
 
 
 class _Interpreter:

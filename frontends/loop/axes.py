@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from linrec.frontends.loop.probe import Probe
 
 STEPS = (6, 8, 11)  # lengths of the short traces; small numbers of steps at either end may be special
 OTHER_STEPS = ((16, 23, 19), (31, 27, 37))  # those of further time axes: no line through STEPS, and never near them
+OTHER_TIMES = ("S1", "S2")  # their names
 FREE = (1_009, 2_003, 4_001, 8_009)  # what is added to other sizes to see whether they may vary
 APART = 5  # what is added in a trial run, which needs no more than to be another number
 _FEWER = 2  # how many first axes of the batch's size may be of something else
@@ -32,6 +33,7 @@ class Axes:
     shapes: Shapes
     probe: Probe
     steps: tuple[int, ...]
+    extended: frozenset[Axis] = field(default=frozenset(), kw_only=True)  # of `shapes`, those that are not the call's
 
     def resized(self, axes: Iterable[Axis], length: int, base: Shapes | None = None) -> Shapes:
         """The call's shapes with `axes` set to `length`, keeping differences: T+1 stays T+1."""
@@ -118,7 +120,7 @@ class Axes:
                     self.probe.work(self.resized(group, n, base), MOST_CALLS) for n in OTHER_STEPS[len(growing)][:2]
                 )
                 if few is not None and more is not None and more.calls > few.calls:
-                    growing[f"S{len(growing) + 1}"] = group
+                    growing[OTHER_TIMES[len(growing)]] = group
                     settled.update(group)
         # those of a batch first, as many as can be told apart
         kept = sorted(free, key=lambda name: not name.startswith("B"))[: len(FREE)]
@@ -136,7 +138,7 @@ class Axes:
         rest -= {
             (i, d) for i, d in rest
             if i not in timed and d == len(self.shapes[i]) - 1
-            and not (self._is_row(i, axes) or self.shapes[i] == (length,))  # a table, read up to the last step
+            and not (self._is_row(i, axes) or self.shapes[i] == (length,) or (i, d) in self.extended)  # tables over time
         }  # fmt: skip
         for size in sorted({self.shapes[i][d] for i, d in rest}):
             same = sorted(a for a in rest if self.shapes[a[0]][a[1]] == size)

@@ -46,7 +46,8 @@ from linrec.frontends.loop.counters import Unreadable, unreadable
 from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
-from linrec.frontends.loop.generalize import generalize
+from linrec.frontends.loop.generalize import generalize, numbers_of_length
+from linrec.frontends.loop.horizon import Cut, cut_of_sizes, cuts_of_code, cuts_of_slices, cuts_of_splits
 from linrec.frontends.loop.probe import Probe
 from linrec.frontends.loop.repeats import find_repeats, is_unrolled, over_time, sets_apart, without_idle
 from linrec.frontends.loop.reroll import reroll
@@ -70,8 +71,8 @@ class Capture:
     other tensors written to), arguments as "argument:0".
     `guards` are tensors by path that the program took numbers out of, with what they held: it is another program
     where they hold something else.
-    `held` says why the program holds for the traced sizes only; None if it holds for every length, or for those of at
-    least `shortest` steps. With both, longer calls may be captured for every length.
+    `held` says why the program holds for the traced sizes only; None if it holds for every length, or for those of
+    `shortest` to `longest` steps. With both, longer calls may be captured for every length.
     `remainder` is (m, r) where the program holds for the lengths r, r + m, r + 2m, ...: it does at an end what depends on
     the length by m, or reads a ring of m slots.
     """
@@ -84,6 +85,7 @@ class Capture:
     guards: tuple[tuple[str, Tensor], ...] = ()
     held: Unreadable | CaptureError | None = None
     shortest: int = 0
+    longest: float = math.inf
     axes: tuple[Axis, ...] = ()  # those of time
     alike: object = None  # which sizes of the call are equal, and which are one
     remainder: tuple[int, int] | None = None
@@ -121,12 +123,13 @@ def capture(
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     probe = Probe(function, environment, args, kwargs)
     tracer = _Tracer([tuple(x.shape) for x in tensors], probe, steps, function, environment, args, kwargs, name)
+    tracer.of_any_length = of_any_length
     alike = alike_sizes(tracer.shapes)
     known = next((c for c in earlier if c.axes and c.holds_not_for(tracer.shapes, alike) and not of_any_length), None)
     found = tracer.time_axes() if known is None else list(known.axes)
     held: Unreadable | CaptureError | None = None
     remainder: tuple[int, int] | None = None
-    least = 0
+    least, most = 0, math.inf
     if known is not None:
         held = known.held or _too_short(known.shortest)
     elif found is None:
@@ -140,7 +143,7 @@ def capture(
             if other is not None and isinstance(again, _Made) and again.carries:
                 found, made = other, again
         if isinstance(made, _Made):
-            graph, trace, flat, least = made.graph, made.trace, made.flat, made.shortest
+            graph, trace, flat, least, most = made.graph, made.trace, made.flat, made.shortest, made.longest
             if made.every > 1:
                 remainder = made.every, steps_along(tracer.shapes, found) % made.every
             held = _too_short(least) if least > steps_along(tracer.shapes, found) and not of_any_length else None
@@ -159,18 +162,19 @@ def capture(
     seconds = time.perf_counter() - started
     return Capture(
         graph, trace.spec, constants, seconds, frozenset(trace.effect_paths), guards, held, least,
-        tuple(found or ()), alike, remainder,
+        most, tuple(found or ()), alike, remainder,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A program for every length of at least `shortest` steps, with the last of its traces."""
+    """A program for every length of `shortest` to `longest` steps, with the last of its traces."""
 
     graph: Graph
     trace: Trace
     flat: Flat
     shortest: int
+    longest: float
     every: int  # it holds for lengths that are so many steps apart
 
     @property
@@ -190,8 +194,9 @@ class _Tracer(Axes):
     read: list[Tensor] = field(default_factory=list)
     by_line: tuple[CodeType, ...] = ()  # functions of which each line is noted, so that branches can be joined
     shortest: int = 0  # steps, of those that a captured program holds for
-    extended: frozenset[Axis] = frozenset()  # of `shapes`, those that are not the call's
-    remembers: float = 0  # how many times longer traces must be to show all that lists keep from step to step
+    longest: float = math.inf
+    of_any_length: bool = False  # longer calls are to be among these
+    needed: float = 0  # how long traces must be to show what lists keep from step to step, and where they are cut
     ways: Ways | None = None  # on which the branches of `by_line` lead
     every: int = 1  # how far apart the lengths of the traces are, where they have one remainder
 
@@ -275,7 +280,7 @@ class _Tracer(Axes):
             except CaptureError as error:
                 held = error
             if held is None:
-                return _Made(graph, trace, flat, tries.shortest, tries.every)
+                return _Made(graph, trace, flat, tries.shortest, tries.longest, tries.every)
         assert held is not None
         return held
 
@@ -305,11 +310,11 @@ class _Tracer(Axes):
         Last, traces whose lengths have one remainder by the length of a ring or the period of a branch.
         """
         tracer = self
-        while tracer.remembers:  # the traces of each try say how long the next must be
-            more = math.ceil(tracer.remembers * tracer.steps[0]) - tracer.steps[0] + 1
-            if tracer.steps[0] + more > _LONGEST_HISTORY:
+        while tracer.needed:  # the traces of each try say how long the next must be
+            if tracer.needed > _LONGEST_HISTORY:
                 return
-            tracer = replace(self, steps=tuple(n + more for n in tracer.steps), tried={}, remembers=0)
+            more = math.ceil(tracer.needed) - tracer.steps[0]
+            tracer = replace(self, steps=tuple(n + more for n in tracer.steps), tried={}, needed=0)
             yield tracer
         self.steps = tracer.steps
         traces = [trace for t in (tracer, self) for trace in t.tried.values() if trace is not None]
@@ -355,8 +360,9 @@ class _Tracer(Axes):
         """Traces at these lengths, re-rolled and merged. Raises CaptureError where they are not one program."""
         if lengths_of_time == self.steps and not self.extended <= set(itertools.chain(*free.values())):
             raise CaptureError("LR0412", "the program does not run at other lengths with tables as long as these")
+        call = math.inf if self.of_any_length or growing else steps_along(self.shapes, axes)
         traces: list[Trace] = []
-        self.shortest = 0
+        self.shortest, self.longest = 0, math.inf
         lengths: list[dict[str, int]] = []
         counts: list[dict[object, int]] = []
         limit = ATTEMPT_OPERATORS
@@ -375,8 +381,9 @@ class _Tracer(Axes):
             traces.append(trace)
             lengths.append(at)
             counts.append({n - min(more): steps + n - min(more) for n in more} | {name: at[name] for name in growing})
-        kept, self.remembers = _remembered(traces)
-        if self.remembers:
+        kept, longer = _remembered(traces)
+        self.needed = math.ceil(longer * self.steps[0]) + 1 if longer else 0
+        if self.needed:
             raise CaptureError(
                 "LR0405",
                 f"a list keeps {kept} values from step to step, which traces of {lengths_of_time[0]} steps do not show",
@@ -384,18 +391,28 @@ class _Tracer(Axes):
         flats = [_flat(trace, self.environment, self.argument_names()) for trace in traces]
         if len({len(spans(flat.ops)) for flat in flats}) > 1:
             raise nested(flats[-1].ops)
+        watches = [trace.watch for trace in traces]
+        cuts, places = cuts_of_code(watches, lengths_of_time)
+        for cut in (*cuts, *cuts_of_slices(watches, lengths_of_time), *cuts_of_splits(flats)):
+            self._within(cut, lengths_of_time, call)
         if self.by_line:
             loops = growing_loops(traces)
             found = [branches(trace, loops) for trace in traces]
             for flat, several in zip(flats, found, strict=True):
                 join(flat, several)
-            self.shortest = shortest(found, lengths_of_time)
+            self.shortest = max(self.shortest, shortest(found, lengths_of_time))
+        changing = next((name for name in flats[0].captured if not _is_constant(name, flats)), None)
+        if changing is not None:
+            raise CaptureError("LR0412", "a tensor that the program makes of numbers is another at each length")
         loops_found = list(map(without_idle, flats, over_time(flats, counts)))
         before, late = zip(
             *(check_ends(flat, repeats, self.every) for flat, repeats in zip(flats, loops_found, strict=True)),
             strict=True,
         )
         apart = any(late) or any(map(depends_on_length, zip(*before, strict=False)))
+        differing = numbers_of_length(flats, lengths)
+        for flat in flats:
+            flat.sized = dict.fromkeys(differing)
         graphs = [
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, loops_found, strict=True)
@@ -419,8 +436,27 @@ class _Tracer(Axes):
                     "LR0412", f"branches lead to ways at other lengths that {self.steps} steps do not go"
                 )
             self.shortest = max(self.shortest, least)
-        places = set().union(*(flat.read for flat in flats))
-        return generalize(graphs, lengths), traces[-1], flats[-1], unreadable([t.watch for t in traces], places)
+        places = places.union(*(flat.read for flat in flats))
+        graph = generalize(graphs, lengths)
+        read = [c for c in zip(*(flat.sized.values() for flat in flats), strict=True) if c[0] is not None]
+        if read:  # shorter calls may divide by zero
+            self.shortest = max(self.shortest, lengths_of_time[0])
+        if lengths_of_time == self.steps:
+            far, least_sized = cut_of_sizes(graph, lengths, tables=not self.of_any_length)
+            self.shortest = max(self.shortest, least_sized)
+            if far is not None:
+                self._within(far, lengths_of_time, call)
+        return graph, traces[-1], flats[-1], unreadable(watches, places)
+
+    def _within(self, cut: Cut, lengths: tuple[int, ...], call: float) -> None:
+        """Hold the program to lengths on this side of a cut. Raises CaptureError where traces, or they and the call, are on both."""
+        if cut.following is not None and lengths[0] >= cut.following:
+            self.shortest = max(self.shortest, cut.following)
+            return
+        self.longest = min(self.longest, cut.last)
+        if max(lengths[-1], call) > cut.last:
+            self.needed = max(self.needed, cut.following or math.inf)
+            raise CaptureError("LR0412", f"calls of more than {cut.last} steps are another program")
 
     def own_length(self, axes: list[Axis], reason: CaptureError | Unreadable) -> tuple[Graph, Trace, Flat]:
         """The program at the sizes of this call, steps that differ becoming tables over time.
@@ -455,6 +491,22 @@ def _remembered(traces: list[Trace]) -> tuple[int, float]:
     first, *others = (trace.watch.histories for trace in traces)
     found = {k: v for k, v in first.hidden().items() if all(o.lengths.get(k, v[0]) == v[0] for o in others)}
     return max(found.values(), key=lambda kept: kept[1], default=(0, 0.0))
+
+
+def _is_constant(name: str, flats: list[Flat]) -> bool:
+    """Is the tensor of this name the same in all traces, or one that each call looks up?"""
+    first, *others = (flat.captured.get(name) for flat in flats)
+    is_looked_up = any(i.path for i in flats[0].inputs if i.name == name)
+    return is_looked_up or all(first is other or _is_same(first, other) for other in others)
+
+
+def _is_same(first: Any, other: Any) -> bool:
+    """Have the tensors the same type and numbers?"""
+    return (
+        isinstance(other, Tensor)
+        and (first.dtype, first.shape, first.device) == (other.dtype, other.shape, other.device)
+        and bool(((first == other) | ((first != first) & (other != other))).all())
+    )
 
 
 def _unread(what: Unreadable) -> CaptureError:

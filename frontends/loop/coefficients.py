@@ -71,6 +71,17 @@ class Coefficient:
         """Has it the same number at every step?"""
         return self.counters == other.counters and self.numbers == other.numbers
 
+    def step_of(self, frame: Frame) -> int | None:
+        """The step at which its counters are what they are in that frame; None where there is none."""
+        found = set()
+        for name, counter in self.counters.items():
+            value = frame.values.get(name)
+            step, rest = (
+                divmod(value - counter.start, counter.step) if isinstance(value, int) and counter.step else (0, 1)
+            )
+            found.add(None if rest else step)
+        return found.pop() if len(found) == 1 else None
+
     def later(self, steps: int) -> Coefficient:
         """The same, counted from that many steps on."""
         moved = {name: Counter(c.start + c.step * steps, c.step) for name, c in self.counters.items()}
@@ -119,15 +130,28 @@ def _truth(test: ast.expr) -> ast.expr:
 def read(
     values: Sequence[Arg], frames: Sequence[Frame | None], source: Source, watch: Watch, steps: Sequence[int]
 ) -> Coefficient | None:
-    """The one expression at `source` that has these values at these steps, which have these frames, or None."""
+    """The one function of time at `source` that has these values at these steps, which have these frames, or None."""
+    found = _expressions(values, frames, source, watch, steps)
+    return found[0] if len(found) == 1 and found[0].counters else None
+
+
+def read_once(value: Arg, frame: Frame | None, source: Source, watch: Watch) -> Coefficient | None:
+    """The one expression at `source` that has this value, of numbers that may be others at other lengths, or None."""
+    found = _expressions([value], [frame], source, watch, [0])
+    return found[0] if len(found) == 1 and not found[0].counters else None
+
+
+def _expressions(
+    values: Sequence[Arg], frames: Sequence[Frame | None], source: Source, watch: Watch, steps: Sequence[int]
+) -> list[Coefficient]:
     if not frames or any(f is None or f.code is not frames[0].code for f in frames if frames[0] is not None):
-        return None
+        return []
     known = [f for f in frames if f is not None]
     if len(known) != len(values) or not all(isinstance(v, bool | int | float) for v in values):
-        return None
+        return []
     function = definition(known[0].code)
     if function is None:
-        return None
+        return []
     found: list[Coefficient] = []
     for operand in _operands(known[0].code, source):
         reader = _Reader(function, known, watch, steps)
@@ -138,7 +162,7 @@ def read(
         numbers = [made.number(step) for step in steps]
         if all(type(n) is type(v) and n == v for n, v in zip(numbers, values, strict=True)):
             found.append(made)
-    return found[0] if len(found) == 1 and found[0].counters else None
+    return found
 
 
 def _operands(code: CodeType, source: Source) -> Iterator[ast.expr]:
@@ -285,8 +309,10 @@ class _Reader:
         numbers = [v for v in values if isinstance(v, bool | int | float)]
         assigned = self._assigned(node.id)
         if all(v == numbers[0] and type(v) is type(numbers[0]) for v in numbers) and not assigned:
-            self.numbers[node.id] = numbers[0]
-            return node
+            made = self._of_sizes(node.id, numbers[0], depth)
+            if made is None:
+                self.numbers[node.id] = numbers[0]
+            return made or node
         counts = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
         at = list(zip(self.steps, map(int, numbers), strict=True)) if counts else []
         for step in (1, -1):
@@ -301,13 +327,23 @@ class _Reader:
         # assigned after it is read, it holds the number of a step before
         return made if all(told.number(n) == v for n, v in zip(self.steps, numbers, strict=True)) else None
 
-    def _assigned(self, name: str) -> list[ast.expr]:
+    def _of_sizes(self, name: str, number: Number, depth: int) -> ast.expr | None:
+        """What the one assignment of a number before loops makes it of: another length may make it another number."""
+        assigned = self._assigned(name, everywhere=True)
+        made = self.resolved(assigned[0], depth + 1) if len(assigned) == 1 else None
+        if isinstance(made, None | ast.Name | ast.Constant) or not any(isinstance(n, ast.Name) for n in ast.walk(made)):
+            return None
+        told = Coefficient(made, {}, self.numbers).number(0)
+        return made if type(told) is type(number) and told == number else None
+
+    def _assigned(self, name: str, *, everywhere: bool = False) -> list[ast.expr]:
         """What plain assignments inside of loops, or of a function without any, give the name.
 
         Two branches of one `if` are one expression.
         """
         loops: list[ast.AST] = [n for n in ast.walk(self.function) if isinstance(n, ast.For | ast.While)]
-        looped = {id(n): n for loop in loops or [self.function] for n in ast.walk(loop)}
+        blocks = [self.function] if everywhere or not loops else loops
+        looped = {id(n): n for block in blocks for n in ast.walk(block)}
         found: list[ast.expr] = []
         inside: set[int] = set()
         for node in looped.values():

@@ -10,7 +10,8 @@ to step (a loop counter) or from length to length is used, in the user's source,
     to compare with 0, 1 or 2, if the traces pass these              if t > 0:
     as a size                                                        x.new_zeros(n, 4), x / n
 
-Anything else is unreadable here, and the program is held to the length it was traced at.
+Sizes that are compared with each other are read elsewhere (`horizon`). Anything else is unreadable here, and the
+program is held to the length it was traced at.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linrec.frontends.loop.trace import Place, Watch, place_of
@@ -61,10 +63,12 @@ def unreadable(watches: Collection[Watch], places: Collection[Place] = ()) -> Un
     sizing = {
         key for key, seen in first.values.items() if any(w.values.get(key, seen)[-1] != seen[-1] for w in others)
     } - stepping
+    sizes = [{key: _sizes_in(held) for key, held in w.objects.items()} for w in watches]
+    holding = {key for key, held in sizes[0].items() if any(other.get(key) != held for other in sizes[1:])}
     called = {code.co_name for w in watches for code in w.codes}
     for watch in watches:
         for code in watch.codes:
-            found = _Scope(code, watch, stepping, sizing, called, places).first()
+            found = _Scope(code, watch, stepping, sizing, holding, called, places).first()
             if found is not None:
                 return found
     return None
@@ -79,12 +83,14 @@ class _Scope:
         watch: Watch,
         stepping: Collection[tuple[CodeType, str]],
         sizing: Collection[tuple[CodeType, str]],
+        holding: Collection[tuple[CodeType, str]],
         called: Collection[str],
         places: Collection[Place],
     ) -> None:
         self.code, self.watch, self.called, self.places = code, watch, called, places
         self.stepping = {name for c, name in stepping if c is code}
         self.sizing = {name for c, name in sizing if c is code}
+        self.holding = {name for c, name in holding if c is code}
 
     def first(self) -> Unreadable | None:
         node = definition(self.code)
@@ -111,6 +117,8 @@ class _Scope:
                     yield child
             elif isinstance(child, ast.Attribute) and child.attr == "shape":
                 yield child
+            elif isinstance(child, ast.Subscript) and getattr(child.value, "id", "") in self.holding:
+                yield child
             elif isinstance(child, ast.Call) and _called_name(child) in ("size", "len", "numel"):
                 yield child
 
@@ -124,15 +132,40 @@ class _Scope:
             elif isinstance(parent, ast.BinOp) and parent.left is inside and self._is_cycle(parent):
                 index = self.parents.get(parent)
                 return isinstance(index, ast.Subscript) and index.slice is parent and self._holds_tensors(index.value)
+            elif isinstance(parent, ast.BinOp) and parent.right is inside and self._is_ratio(parent):
+                inside = parent  # what uses the ratio is to be looked at; of a tensor's, the traces compare the numbers
             elif isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.USub):
                 inside = parent
-            elif isinstance(parent, ast.Tuple | ast.Slice | ast.List | ast.Dict | ast.Starred | ast.keyword):
+            elif isinstance(
+                parent, ast.Tuple | ast.Slice | ast.List | ast.Dict | ast.Starred | ast.keyword | ast.NamedExpr
+            ):
                 inside = parent
             elif isinstance(parent, ast.Subscript) and parent.value is inside:
                 inside = parent  # x.shape[1]
             else:
                 break
         return self._allows(parent, inside, self._is_size(node))
+
+    def _is_ratio(self, node: ast.BinOp) -> bool:
+        """Is it a division of what may be a number?"""
+        return isinstance(node.op, ast.Div) and not self._is_tensor(node.left)
+
+    def _is_tensor(self, node: ast.expr) -> bool:
+        """Is it known to be a tensor?"""
+        match node:
+            case ast.BinOp(left=left, right=right):
+                return self._is_tensor(left) or self._is_tensor(right)
+            case ast.UnaryOp(operand=operand):
+                return self._is_tensor(operand)
+            case ast.Call(func=function):
+                return _called_name(node) not in _NUMBERS and (self._is_operator(function) or self._is_module(function))
+            case ast.Subscript(value=ast.Name() | ast.Attribute() as container):
+                held = self._evaluate(container)
+                return isinstance(held, Tensor) or (
+                    isinstance(held, list | tuple | deque) and any(isinstance(v, Tensor) for v in held)
+                )
+            case _:
+                return isinstance(self._evaluate(node), Tensor)
 
     def _is_cycle(self, node: ast.BinOp) -> bool:
         """Is it the remainder by a small number that stays?"""
@@ -167,8 +200,10 @@ class _Scope:
         """Did the traces see the counter on both sides of a number, and well beyond it?"""
         if not isinstance(bound, int):
             return False
-        if is_size:
-            return bound in (0, 1)  # shorter programs run as written
+        if is_size:  # a tensor's own; a size of one is another program
+            sizes = {n for x in self.watch.objects.values() if isinstance(x, Tensor) for n in x.shape}
+            held = self.watch.values.get((self.code, node.id), []) if isinstance(node, ast.Name) else []
+            return bound in (0, 1) and not isinstance(node, ast.BinOp | ast.UnaryOp) and {*held} <= sizes
         if not isinstance(node, ast.Name):
             return False
         seen = [v for v in self.watch.values.get((self.code, node.id), []) if isinstance(v, int)]
@@ -182,10 +217,12 @@ class _Scope:
             case ast.Subscript(value=value, slice=index) if index is inside:
                 return self._holds_tensors(value)
             case ast.Assign(targets=targets) if isinstance(inside, ast.Tuple | ast.List | ast.Dict):
-                # a container hides what it holds; unpacked at once, each name is looked at
+                # a container hides what it holds but for sizes; unpacked at once, each name is looked at
                 return is_size or all(isinstance(t, ast.Tuple | ast.List) for t in targets)
-            case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr():
-                return True  # the name assigned changes too, and is looked at in its turn
+            case ast.Assign() | ast.AugAssign() | ast.AnnAssign():
+                # the name assigned changes too, and is looked at in its turn; what else takes it hides it
+                targets = parent.targets if isinstance(parent, ast.Assign) else [parent.target]
+                return all(not isinstance(t, ast.Subscript | ast.Attribute) or self._is_tensor(t) for t in targets)
             case ast.Return():
                 return is_size
             case ast.Call():
@@ -197,8 +234,11 @@ class _Scope:
                     or self._is_module(parent.func)
                 )
             case ast.BinOp():
-                return is_size and isinstance(parent.op, ast.Div | ast.FloorDiv) and parent.right is inside
+                is_division = isinstance(parent.op, ast.Div | ast.FloorDiv) and parent.right is inside
+                return is_size and is_division and self._is_tensor(parent.left)
             case ast.While() | ast.comprehension() | ast.For() | ast.Expr():
+                return True
+            case ast.Compare() if place_of(self.code, parent) in self.places:
                 return True
             case ast.Compare(left=left, comparators=[right]):
                 other = right if inside is left else left
@@ -245,9 +285,13 @@ class _Scope:
         value = self._evaluate(function)
         if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             return True
-        if not isinstance(function, ast.Attribute) or not callable(getattr(Tensor, function.attr, None)):
+        if not isinstance(function, ast.Attribute):
             return False
         owner = self._evaluate(function.value)
+        if owner is F:
+            return True
+        if not callable(getattr(Tensor, function.attr, None)):
+            return False
         return owner is None or isinstance(owner, Tensor) or getattr(owner, "__name__", "").startswith("torch")
 
     def _stateful(self, node: ast.AST) -> Iterator[ast.Call]:
@@ -263,12 +307,19 @@ class _Scope:
                             yield call
 
 
+def _sizes_in(held: object) -> tuple[object, ...]:
+    """The numbers that a list or a dictionary holds."""
+    inside = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+    return tuple(n for n in inside if isinstance(n, int | float))
+
+
 def _called_name(call: ast.Call) -> str:
     if isinstance(call.func, ast.Name):
         return call.func.id
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
+_NUMBERS = frozenset("size dim numel nelement ndimension item tolist stride element_size".split())  # no tensors
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _files: dict[tuple[str, int], ast.Module | None] = {}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -42,6 +42,15 @@ _IDLE = frozenset({"to", "type_as", "contiguous", "resolve_conj", "resolve_neg"}
 _VIEWS = frozenset(_SCATTER) | _RESHAPED | _ALIASES
 
 
+class Split(NamedTuple):
+    """An operator that makes several values of one, by a number: how long it was, or how many are read; in how many parts."""
+
+    kind: str
+    number: int
+    length: int
+    parts: int
+
+
 @dataclass
 class Flat:
     """A straight-line program: `stacks` has the user's lines of each op, `values` the captured tensors."""
@@ -57,9 +66,13 @@ class Flat:
     arguments: list[str] = field(default_factory=list)
     mutated: dict[str, str] = field(default_factory=dict)  # input name -> value it was left with
     timed: list[tuple[object, Coefficient]] = field(default_factory=list)  # which op has a function of time
+    sized: dict[object, Coefficient | None] = field(
+        default_factory=dict
+    )  # ops with a number that the length makes another
     branches: list[Branch] = field(default_factory=list)  # whose both arms are in every step
     paths: dict[str, Path] = field(default_factory=dict)  # by which branches an op is reached
     absent: set[str] = field(default_factory=set)  # ops that did not run: only their kind and place have a meaning
+    splits: list[Split] = field(default_factory=list)
     guessed: bool = False  # steps that do not read anything at some place are taken to read another step's
     reach: int = 0  # so many turns from an end, something reads what not all turns make
     pieces: set[str] = field(default_factory=set)  # elements that stand where they are first read, made before the loop
@@ -297,6 +310,8 @@ class _Flattener:
             new: Arg = args[1]
             if source is None or source.shape != old.shape or source.dtype != old.dtype:
                 new = self.emit("copy", args[:2], (), old, node)
+        elif kind == "fill_" and isinstance(args[1], Use):
+            new = self.emit("copy", args[:2], (), old, node)
         elif kind in ("fill_", "zero_"):
             new = self.emit("full_like", (args[0], args[1] if kind == "fill_" else 0), (), old, node)
         else:
@@ -375,8 +390,17 @@ def flatten(trace: Trace, environment: Environment, names: list[str]) -> Flat:
 def _normalise(flat: Flat) -> Flat:
     """`getitem(unbind(x, d), i)` is `select(x, d, i)`; so are pieces of size one of split and chunk."""
     made = {op.result: op for op in flat.ops}
+    taken = Counter(use.name for op in flat.ops for use in op.uses())
     ops: list[Op] = []
     for op in flat.ops:
+        if op.kind == "unbind" and isinstance(op.type, tuple):
+            pieces = [o for o in flat.ops if o.kind == "getitem" and o.args[0] == Use(op.result)]
+            flat.splits.append(Split(op.kind, len(op.type), sum(taken[o.result] > 0 for o in pieces), len(op.type)))
+        if op.kind in ("split", "chunk") and isinstance(op.args[1], int) and isinstance(op.type, tuple):
+            dim = op.args[2] if len(op.args) > 2 else dict(op.attrs).get("dim", 0)
+            assert isinstance(dim, int)
+            length = sum(n for t in op.type if isinstance(n := t.shape[dim], int))
+            flat.splits.append(Split(op.kind, op.args[1], length, len(op.type)))
         if op.kind == "getitem" and isinstance(op.args[0], Use):
             whole = made[op.args[0].name]
             dim = whole.args[1] if whole.kind == "unbind" and len(whole.args) > 1 else dict(whole.attrs).get("dim", 0)
@@ -447,6 +471,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     elements = {op.result: op for op in ops if op.kind in ("select", "slice") and isinstance(op.args[0], Use)}
     roles: dict[str, object] = {}
     readers: dict[object, list[str]] = {}  # what is read at each place of a step
+    held: dict[object, set[str]] = {}  # the elements among it: some steps may read theirs in an arm first
     after: dict[str, tuple[object, int]] = {}
     for op in ops:
         written = (op.kind, tuple((s.line, s.start, s.end) for s in flat.stacks[op.result]))
@@ -460,7 +485,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
                 readers.setdefault((step, place), []).append(use.name)
             if use.name in elements:
                 roles.setdefault(use.name, (step, place))
-    held = Counter(roles.values())
+                held.setdefault((step, place), set()).add(use.name)
     kept = {u.name for u in uses_in(tuple(flat.outputs))} | {*flat.mutated.values()}
     ops = [
         op
@@ -470,7 +495,7 @@ def _placed(ops: list[Op], made: dict[str, Op], flat: Flat) -> list[Op]:
     # an inner loop may read each element several times; one that all steps read is no element of a step
     regular = {
         name for name, role in roles.items()
-        if 2 * held[role] > len({*readers[role]}) and (held[role] > 1 or len(readers[role]) == 1)
+        if 2 * len(held[role]) > len({*readers[role]}) and (len(held[role]) > 1 or len(readers[role]) == 1)
     }  # fmt: skip
     pieces = {name for name in elements if made[name].kind == "getitem"}
     filled = {op.args[0] for op in ops if op.kind in _WRITES}  # its first elements are read before the loop writes any

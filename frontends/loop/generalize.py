@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from linrec.errors import CaptureError
+from linrec.frontends.loop.flatten import Flat
 from linrec.ir import Graph, Op, Source
 from linrec.sizes import Dim, size
 
@@ -24,6 +25,29 @@ T = TypeVar("T")
 def generalize(graphs: Sequence[Graph], lengths: Sequence[Mapping[str, int]]) -> Graph:
     """The graph that is `graphs[i]` when each name has the length `lengths[i][name]`."""
     return _Merger(lengths).merge(graphs)
+
+
+def numbers_of_length(flats: Sequence[Flat], lengths: Sequence[Mapping[str, int]]) -> set[object]:
+    """Operators, by kind and place in the code, whose numbers are the same at all steps and no size, but others at each length."""
+    merger = _Merger(lengths)
+    found: list[dict[object, set[object]]] = []
+    for flat in flats:
+        numbers: dict[object, set[object]] = {}
+        for op in flat.ops:
+            given = (*enumerate(op.args), *op.attrs)
+            numbers.setdefault((op.kind, op.source), set()).add(
+                tuple((at, a) for at, a in given if isinstance(a, int | float) and not isinstance(a, bool))
+            )
+        found.append(numbers)
+    apart = {place for place, own in found[0].items() if all(len(n.get(place, ())) == 1 for n in found)}
+    varying = {place for place in apart if len({tuple(n[place]) for n in found}) > 1}
+    differing: set[object] = set()
+    for place in varying:
+        try:
+            merger.merge([next(iter(n[place])) for n in found])
+        except CaptureError:
+            differing.add(place)
+    return differing
 
 
 class _Merger:

@@ -26,6 +26,7 @@ class Histories:
     lengths: dict[Hashable, int] = field(default_factory=dict)
     moves: Counter[Hashable] = field(default_factory=Counter)
     writes: Counter[Hashable] = field(default_factory=Counter)  # a single other value in its place, as in a ring
+    filling: dict[Any, set[int]] = field(default_factory=dict)  # how long queues that a name holds may get
     _last: dict[Hashable, list[int]] = field(default_factory=dict)
 
     def see(self, name: Hashable, value: Any) -> None:
@@ -35,6 +36,8 @@ class Histories:
             before = self._last.get(key)
             if before is None:
                 self.lengths[key] = len(items)
+                if isinstance(items, deque) and items.maxlen is not None and len(items) < items.maxlen:
+                    self.filling.setdefault(name, set()).add(items.maxlen)
             elif _is_shifted(now, before):
                 self.moves[key] += 1
             elif now != before:

@@ -15,7 +15,7 @@ from linrec.frontends.loop.branches import Branch, Path
 from linrec.frontends.loop.counters import LONGEST_CYCLE
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import PEELED, Repeat
-from linrec.frontends.loop.rolling import Rolling
+from linrec.frontends.loop.rolling import NUMERIC, Rolling
 from linrec.frontends.loop.variables import Made, Read, Variable
 from linrec.ir import Arg, Op, Type, Use
 
@@ -340,6 +340,3 @@ class Reads(Rolling):
                     if signal is not None:
                         return Run(loop, signal, step, first if step > 0 else first + length - 1, length)
         return None
-
-
-NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())

@@ -27,8 +27,9 @@ from linrec.frontends.loop.branches import GUARDED
 from linrec.frontends.loop.declared import is_mark
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.naming import directed, named
-from linrec.frontends.loop.reads import NUMERIC, Reads, Run
+from linrec.frontends.loop.reads import Reads, Run
 from linrec.frontends.loop.repeats import COMMUTATIVE, PEELED, Repeat
+from linrec.frontends.loop.rolling import NUMERIC
 from linrec.frontends.loop.variables import Made
 from linrec.ir import Arg, Graph, Op, Time, Type, Use, order, uses_in
 
@@ -54,11 +55,15 @@ class _Reroller(Reads):
             done = repeat.stop
         for op in self.flat.ops[done:]:
             self._outside(op)
-        timed = {place for place, _ in self.flat.timed}
         first = min((r.start for r in self.repeats), default=0)
-        for op in self.flat.ops[first:]:
-            if op.result not in self.where and (op.kind, op.source) in timed and op.source is not None:
-                raise self._differs(op, "has a number that depends on t, in a step that is not like the others")
+        apart = {op.result for op in self.flat.ops if op.result not in self.where}
+        between = {op.result for op in self.flat.ops[first:]}
+        for place, op in enumerate(self.ops):
+            if op.result in apart:
+                timed = self._timed(op)
+                if timed is None and op.result in between:
+                    raise self._differs(op, "has a number that depends on t, in a step that is not like the others")
+                self.ops[place] = timed or op
         outputs = tuple(self._read_outside(o) for o in self.flat.outputs)
         for signal, inits in self.inits.items():
             if None in inits:  # nothing reads it, but there is a state of that kind before the first step
@@ -93,15 +98,31 @@ class _Reroller(Reads):
         if op.kind in ("stack", "cat") and isinstance(op.args[0], tuple):
             self.ops.append(self._joined(op))
         else:
-            self.ops.append(replace(op, args=tuple(map(self._argument, op.args)), attrs=self._attrs(op)))
+            args = tuple(self._sized(self._argument(arg), op) for arg in op.args)
+            attrs = tuple((k, self._sized(self._read_outside(a), op)) for k, a in op.attrs)
+            self.ops.append(replace(op, args=args, attrs=attrs))
+
+    def _timed(self, op: Op) -> Op | None:
+        """An op of a step that stands apart, its numbers read from the code as those of the other steps are."""
+        found = [c for place, c in self.flat.timed if place == (op.kind, op.source) and op.source is not None]
+        if not found:
+            return op
+        frame = self.flat.frames.get(op.result)
+        args, read = list(op.args), set()
+        for at, number in enumerate(op.args):
+            for k, coefficient in enumerate(found):
+                step = coefficient.step_of(frame) if frame is not None else None
+                told = coefficient.number(step) if step is not None else None
+                if told is not None and type(told) is type(number) and told == number:
+                    read.add(k)
+                    if args[at] is number and step is not None:
+                        args[at] = self._number(coefficient.later(step))
+        return replace(op, args=tuple(args)) if len(read) == len(found) and op.kind in NUMERIC else None
 
     def _argument(self, arg: Arg) -> Arg:
         if isinstance(arg, tuple):
             return tuple(map(self._argument, arg))
         return self._first_alike(self._read_outside(arg))
-
-    def _attrs(self, op: Op) -> tuple[tuple[str, Arg], ...]:
-        return tuple((k, self._read_outside(a)) for k, a in op.attrs)
 
     def _joined(self, op: Op) -> Op:
         """stack or cat of a list that holds whole loops, or all of one but a few steps: those become one `stack`."""
@@ -432,7 +453,7 @@ class _Reroller(Reads):
         if not isinstance(found[-1], Use) and all(
             type(v) is type(found[0]) and (v == found[0] or v != v) for v in found
         ):
-            return found[0]
+            return self._sized(found[0], op)
         chosen = self._chosen(loop, values, op, is_read, self.flat.branches)
         if chosen is not None:
             return chosen

@@ -9,6 +9,7 @@ from dataclasses import replace
 from linrec.draws import RANDOM
 from linrec.dtypes import LONG
 from linrec.frontends.loop.branches import Branch
+from linrec.frontends.loop.coefficients import Coefficient, Table, read_once
 from linrec.frontends.loop.flatten import Flat
 from linrec.frontends.loop.repeats import Repeat
 from linrec.ir import Arg, Atom, Op, Time, Type, Use
@@ -63,6 +64,31 @@ class Rolling:
         self.ops[-1] = replace(self.ops[-1], attrs=(("dtype", Atom(LONG[dtype])),))
         return table
 
+    def _number(self, coefficient: Coefficient) -> Use:
+        """A number of one step, or of all, from the expression that makes it."""
+        table, dtype, _ = Table(coefficient, 1, self._written).write()
+        return self._new("select", (table, 0, 0), Type(dtype, ()))
+
+    def _sized(self, value: Arg, op: Op) -> Arg:
+        """A number that the length makes another, from the expression that makes it."""
+        flat, place = self.flat, (op.kind, op.source)
+        if place not in flat.sized or op.source is None or not isinstance(value, int | float) or op.kind not in NUMERIC:
+            return value
+        if any(
+            self.types[use.name].dtype[0] not in "fbc" or self.types[use.name].dtype == "bool"
+            for use in op.uses()
+            if use.name in self.types
+        ):
+            return value  # a tensor of no axes would make these of another type
+        found = read_once(value, flat.frames.get(op.result), op.source, flat.watch)
+        if found is None:
+            return value
+        if (place, value) not in self.cache:
+            flat.read |= found.places
+            flat.sized[place] = found
+            self.cache[place, value] = self._number(found)
+        return self.cache[place, value]
+
     def _body_name(self, loop: int, j: int) -> str:
         """The value of a body is named after its first repeat."""
         return self.flat.ops[self.repeats[loop].start + j].result
@@ -112,3 +138,6 @@ class Rolling:
 
     def _time_of(self, signal: str) -> str:
         return f"t{self.where[signal][0]}"
+
+
+NUMERIC = frozenset("mul add sub div pow rsub lerp full_like gt lt ge le eq ne remainder maximum minimum".split())

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -66,6 +66,26 @@ class Watch:
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[tuple[CodeType, int], set[str]] = field(default_factory=dict)  # names of numbers, by line
     histories: Histories = field(default_factory=Histories)
+    whole: dict[tuple[Source, int], tuple[slice, int]] = field(
+        default_factory=dict
+    )  # slices that took all, of how many
+
+    def see(self, code: CodeType, line: int, names: Mapping[str, Any], space: dict[str, Any]) -> None:
+        """Note what the names of a frame hold."""
+        self.codes.setdefault(code, space)
+        held = self.numbers.setdefault((code, line), set())
+        for name, value in names.items():
+            if isinstance(value, Tensor):
+                self.objects[code, name] = value
+                continue
+            held.add(name)
+            if isinstance(value, int | float | bool | str | type(None)):
+                seen = self.values.setdefault((code, name), [])
+                if not seen or seen[-1] is not value:
+                    seen.append(value)
+            else:
+                self.objects[code, name] = value
+                self.histories.see((code, name), value)
 
 
 @dataclass(frozen=True)
@@ -170,8 +190,9 @@ def run_trace(
             torch.empty(s, dtype=x.dtype, device=x.device, requires_grad=x.requires_grad)
             for x, s in zip(tensors, shapes, strict=True)
         ]
-    lines = _Lines(by_line)
-    recorder = _Recorder(limit, lines.seen)
+    watch = Watch()
+    frames = _Frames(watch, by_line)
+    recorder = _Recorder(limit, watch, frames.lines)
     out_spec: list[pytree.TreeSpec] = []
     effect_paths: list[str] = []
     restored = Restored(environment)
@@ -181,7 +202,7 @@ def run_trace(
         again = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         a, k = pytree.tree_unflatten(again, spec)
         recorder.outermost = sys._getframe().f_code
-        with recorder, lines if by_line else nullcontext():
+        with recorder, frames:
             result = function(*a, **k)
         flat, tree = pytree.tree_flatten(result)
         out_spec.append(tree)
@@ -201,7 +222,7 @@ def run_trace(
         effect_paths,
         recorder.frames,
         recorder.read,
-        lines.seen,
+        frames.lines,
     )
 
 
@@ -222,11 +243,10 @@ def _assigned(environment: Environment, restored: Restored, paths: list[str]) ->
 class _Recorder(TorchFunctionMode):
     """Sees each call into torch, notes who made it and what the frames held."""
 
-    def __init__(self, limit: int, lines: list[Line]) -> None:
+    def __init__(self, limit: int, watch: Watch, lines: list[Line]) -> None:
         super().__init__()
-        self.limit, self.lines = limit, lines
+        self.limit, self.watch, self.lines = limit, watch, lines
         self.stacks: dict[str, tuple[Source, ...]] = {}
-        self.watch = Watch()
         self.read: list[Tensor] = []
         self.frames: dict[str, Frame] = {}
         self._frame: Frame | None = None  # the innermost of the user's at the call that is made
@@ -234,6 +254,14 @@ class _Recorder(TorchFunctionMode):
         self.outermost: CodeType | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        frames = sys.gettrace()
+        sys.settrace(None)  # what torch calls by itself is none of the user's
+        try:
+            return self._called(func, args, kwargs)
+        finally:
+            sys.settrace(frames)
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         mode = get_proxy_mode() or _pre_dispatch_mode()
         graph = mode.tracer.graph if mode is not None else None
         before = graph._root._prev if graph is not None else None
@@ -241,6 +269,10 @@ class _Recorder(TorchFunctionMode):
         held = self._frame
         if func == _DATA:  # its value has no node of its own; `detach` is what it computes
             func = Tensor.detach
+        if func is Tensor.__getitem__ or func is Tensor.__setitem__:
+            self.watch.whole |= {
+                (stack[-1], axis): (part, size) for axis, part, size in _taken_whole(*args[:2]) if stack
+            }
         func = declared_scan(func)
         try:
             result = func(*args, **(kwargs or {}))
@@ -273,23 +305,10 @@ class _Recorder(TorchFunctionMode):
             code = frame.f_code
             if is_user_file(code.co_filename):
                 stack.append(self._source(code, frame))
-                self.watch.codes.setdefault(code, frame.f_globals)
                 names = frame.f_locals
-                held = self.watch.numbers.setdefault((code, frame.f_lineno), set())
                 if self._frame is None:
                     self._frame = Frame(code, _numbers_of(names), len(self.lines))
-                for name, value in names.items():
-                    if isinstance(value, Tensor):
-                        self.watch.objects[code, name] = value
-                        continue
-                    held.add(name)
-                    if isinstance(value, int | float | bool | str | type(None)):
-                        seen = self.watch.values.setdefault((code, name), [])
-                        if not seen or seen[-1] is not value:
-                            seen.append(value)
-                    else:
-                        self.watch.objects[code, name] = value
-                        self.watch.histories.see((code, name), value)
+                self.watch.see(code, frame.f_lineno, names, frame.f_globals)
             frame = frame.f_back
         return tuple(reversed(stack))
 
@@ -300,13 +319,17 @@ class _Recorder(TorchFunctionMode):
         return Source(code.co_filename, frame.f_lineno, start or 0, end or 0 if line == frame.f_lineno else 0)
 
 
-class _Lines:
-    """Notes each line of the user's that runs, as a debugger would; one that is at work is back afterwards."""
+class _Frames:
+    """Sees what the names of each of the user's frames hold when it ends, and notes each line that runs of some functions.
 
-    def __init__(self, codes: Collection[CodeType]) -> None:
-        self.codes = frozenset(codes)
-        self.seen: list[Line] = []
+    It takes the place of a debugger; one that is at work is back afterwards.
+    """
+
+    def __init__(self, watch: Watch, by_line: Collection[CodeType]) -> None:
+        self.watch, self.by_line = watch, frozenset(by_line)
+        self.lines: list[Line] = []
         self._calls: dict[FrameType, tuple[int, int]] = {}  # frames are held, so that each is itself
+        self._is_user: dict[str, bool] = {}
 
     def __enter__(self) -> None:
         self._before = sys.gettrace()
@@ -317,8 +340,13 @@ class _Lines:
         self._calls.clear()
 
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if frame.f_code not in self.codes:
-            return None
+        code = frame.f_code
+        is_user = self._is_user.get(code.co_filename)
+        if is_user is None:
+            is_user = self._is_user[code.co_filename] = is_user_file(code.co_filename)
+        if code not in self.by_line:
+            frame.f_trace_lines = False
+            return self._ended if is_user else None
         caller = frame.f_back
         while caller is not None and caller not in self._calls:
             caller = caller.f_back
@@ -328,8 +356,31 @@ class _Lines:
     def _ran(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
             call, depth = self._calls[frame]
-            self.seen.append(Line(frame.f_code, call, depth, frame.f_lineno, _numbers_of(frame.f_locals)))
+            self.lines.append(Line(frame.f_code, call, depth, frame.f_lineno, _numbers_of(frame.f_locals)))
+            return self._ran
+        self._ended(frame, event, arg)
         return self._ran
+
+    def _ended(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "return":
+            self.watch.see(frame.f_code, frame.f_lineno, frame.f_locals, frame.f_globals)
+        return self._ended
+
+
+def _taken_whole(tensor: Tensor, index: Any) -> Iterator[tuple[int, slice, int]]:
+    """Axes of a tensor whose slices have bounds, and take all there is."""
+    parts = index if isinstance(index, tuple) else (index,)
+    at = 0
+    for part in parts:
+        if part is Ellipsis:
+            at = tensor.dim() - sum(p is not None and p is not Ellipsis for p in parts) + at
+            continue
+        bounds = [b for b in (part.start, part.stop) if type(b) is int] if isinstance(part, slice) else []
+        if any(bounds) and at < tensor.dim():
+            size = tensor.shape[at]
+            if part.indices(size) == (0, size, 1):
+                yield at, part, size
+        at += part is not None
 
 
 def _numbers_of(names: Mapping[str, Any]) -> dict[str, int | float]:
