@@ -297,7 +297,10 @@ class Reads(Rolling):
         type_ = self.types[self._body_name(loop, place)]
         rest = variable.passed(k, steps)
         before: Arg
-        if k == 0:
+        ran = set(range(self.repeats[loop].count)) - rest
+        if k == 0 and variable.stride == 1 and 1 in kept.inits and ran and max(rest) < min(ran):
+            before = kept.inits[1]  # it is read before the first step that assigns it alone
+        elif k == 0:
             last = self._after(loop, kept, variable.last)
             if last is None:
                 return None

@@ -15,7 +15,7 @@ EVERYWHERE = (  # any shape
     "{h}.clamp(-1e6, 1e6)", "{h}.clamp(min=-1e6)", "torch.clamp({h}, max=1e6)", "{h}.clip(-1e6, 1e6)", "F.hardtanh({h}, -1e9, 1e9)",
     "torch.nan_to_num({h})", "torch.minimum({h}, torch.full_like({h}, 1e6))", "torch.where({h} > 0, {h}, 0.99 * {h})",
     "torch.where({h} > -1e9, {h}, {u})", "torch.where({u} > {h}, {h}, 0.5 * {h})", "{h} * ({h} > -1e9)", "{h}.masked_fill({h} > 3, 1.0)",
-    "{h}.detach()", "{h}.data", "({h} + {h}.detach()) / 2", "torch.where({m}, {h}, {h}.detach())", "({h} + 0.0 * torch.tanh({h}))", "torch.tanh({h})",
+    "{h}.detach()", "{h}.data.clone()", "({h} + {h}.detach()) / 2", "torch.where({m}, {h}, {h}.detach())", "({h} + 0.0 * torch.tanh({h}))", "torch.tanh({h})",
     "torch.sin({h})", "torch.exp(-{h}.abs())", "F.relu({h})", "{h}.abs()", "F.leaky_relu({h}, 0.999)", "F.softplus({h})", "F.gelu({h})", "F.elu({h})",
     "torch.sqrt({h} * {h} + 1)", "{h} / (1 + {h}.abs())", "1 / (2 + {h}.abs())", "torch.reciprocal(2 + {h} * {h})", "{u} / (2 + torch.cos({h}))",
     "({h} - 0.1 * {h}.floor())", "{h}.trunc()", "{h}.frac()", "torch.remainder({h}, 100.0)", "{h} % 50.0", "torch.fmod({h}, 10.0)", "{h} // 0.01 * 0.01",
