@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -21,6 +22,15 @@ HUNDRED = 100
 
 class Settings:
     window = 20
+    sizes: ClassVar = {"window": 20}
+    weights: ClassVar = [0.9] * 10
+
+    @property
+    def half(self) -> int:
+        return 10 + self.window // 2
+
+
+SETTINGS = Settings()
 
 
 def steps(x: Tensor, a: float = 0.5) -> list[Tensor]:
@@ -215,6 +225,9 @@ CUT: dict[str, Callable[[Tensor], Tensor]] = {
     "every twentieth value": lambda x: sum(steps(x)[::20], x[:, 0]),
     "stack of last values": lambda x: torch.stack(steps(x)[-20:], 1).mean(1),
     "by a setting": lambda x: sum(steps(x)[-Settings.window :], x[:, 0]),
+    "by an entry": lambda x: sum(steps(x)[-SETTINGS.sizes["window"] :], x[:, 0]),
+    "by a property": lambda x: sum(steps(x)[-SETTINGS.half :], x[:, 0]),
+    "zip of a list twice": lambda x: zipped(x, list(SETTINGS.weights) * 2),
     "by a slice": lambda x: sum(steps(x)[slice(0, 20)], x[:, 0]),
     "by a function": lambda x: sum(newest(steps(x), 20), x[:, 0]),
     "queue at the end": lambda x: sum(deque(steps(x), 20), x[:, 0]),

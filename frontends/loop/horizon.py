@@ -12,12 +12,12 @@ import inspect
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from operator import add, mul, sub
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -190,6 +190,8 @@ class _Code:
             match node:
                 case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper, step=step)):
                     for per_step, fixed in self._per_step(value):
+                        if not all(map(self._is_known, (lower, upper, step))):
+                            yield Cut(0, None)
                         yield from self._of(per_step, lower, upper, fixed=fixed)
                         yield from self._of(per_step, step, again=False, fixed=fixed)
                 case ast.Call(func=ast.Name(id="range"), args=[_, _, step]):
@@ -216,6 +218,21 @@ class _Code:
                     yield from self._crossings(node, [*itertools.pairwise((left, *others))])
                 case ast.Call(func=ast.Name(id="min" | "max"), args=[one, other], keywords=[]):
                     yield from self._crossings(node, [(one, other)])
+
+    def _is_known(self, node: ast.expr | None) -> bool:
+        """Is every number in it one that stays, or made of the length?"""
+        match node:
+            case None | ast.Constant() | ast.Name():
+                return True
+            case ast.UnaryOp(operand=operand):
+                return self._is_known(operand)
+            case ast.BinOp(left=left, right=right):
+                return self._is_known(left) and self._is_known(right)
+            case ast.Call(func=function, args=args) if _name(function) in ("len", "size", "min", "max", "int", "abs"):
+                return _name(function) in ("len", "size") or all(map(self._is_known, args))
+            case ast.Subscript(value=ast.Attribute(attr="shape")):
+                return True
+        return self._evaluate(node) is not None
 
     def _are_fixed(self, function: ast.expr, args: Sequence[ast.expr]) -> bool:
         return _name(function) != "slice" and all(map(self._is_fixed, args))
@@ -336,12 +353,15 @@ class _Code:
                     # one of another length is no list of all steps; one as long as that may have been cut
                     if fixed is None or abs(fixed - number) <= _ENDS:
                         yield from self._cut(per_step, number, again=again)
+                if part is not node and isinstance(part, ast.Name | ast.Attribute) and self._is_fixed(part):
+                    held = self._evaluate(part)  # twice that list, say
+                    yield from self._cut(per_step, len(held) if isinstance(held, Sized) else 0, again=False)
 
     def _numbers(self, node: ast.AST) -> Iterator[int]:
         """A number that stays; how far one that grows with time is from the number of steps."""
         if isinstance(node, ast.Constant) and type(node.value) is int:
             yield node.value
-        elif isinstance(node, ast.Attribute):
+        elif isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
             value = self._evaluate(node)
             if type(value) is int:
                 yield value
@@ -357,20 +377,38 @@ class _Code:
             yield Cut(int((number - _ENDS) / most), int((number + _ENDS) / least) + 1 if again else None)
 
     def _evaluate(self, node: ast.AST, watch: Watch | None = None) -> Any:
-        """What a name or an attribute holds, without running any code of its owner's."""
+        """What an expression holds or gave, without running any code of the user's; None if that is not known."""
         watch = watch or self.watches[-1]
-        if isinstance(node, ast.Name):
-            key = self.code, node.id
-            seen = watch.values.get(key, ())
-            return watch.objects[key] if key in watch.objects else seen[-1] if seen else self.space.get(node.id)
-        if isinstance(node, ast.Attribute):
-            owner = self._evaluate(node.value, watch)
-            found = None if owner is None else inspect.getattr_static(owner, node.attr, None)
-            if found is None and isinstance(owner, nn.Module):
-                spaces = (owner._modules, owner._parameters, owner._buffers)
-                found = next((space[node.attr] for space in spaces if node.attr in space), None)
-            return found
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                key = self.code, name
+                seen = watch.values.get(key, ())
+                return watch.objects[key] if key in watch.objects else seen[-1] if seen else self.space.get(name)
+            case ast.Attribute(value=value, attr=name):
+                return self._held(self._evaluate(value, watch), name, watch)
+            case ast.Subscript(value=value, slice=key) if isinstance(key, ast.Constant | ast.Name | ast.Attribute):
+                owner, at = self._evaluate(value, watch), self._evaluate(key, watch)
+                is_there = (type(owner) is dict and isinstance(at, Hashable) and at in owner) or (
+                    type(owner) in (list, tuple) and type(at) is int and -len(owner) <= at < len(owner)
+                )
+                return owner[at] if is_there else None
+            case ast.Call(func=function):
+                called = self._evaluate(function, watch)
+                called = getattr(called, "__func__", called)  # of a method
+                return watch.returned.get(called.__code__) if isinstance(called, FunctionType) else None
         return None
+
+    def _held(self, owner: Any, name: str, watch: Watch) -> Any:
+        """An attribute, a property's as it was given last."""
+        found = None if owner is None else inspect.getattr_static(owner, name, None)
+        if found is None and isinstance(owner, nn.Module):
+            spaces = (owner._modules, owner._parameters, owner._buffers)
+            found = next((space[name] for space in spaces if name in space), None)
+        if isinstance(found, property) and isinstance(found.fget, FunctionType):
+            return watch.returned.get(found.fget.__code__)
+        return found
 
 
 def _name(function: ast.expr) -> str:

@@ -66,6 +66,7 @@ class Watch:
     codes: dict[CodeType, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[tuple[CodeType, int], set[str]] = field(default_factory=dict)  # names of numbers, by line
     histories: Histories = field(default_factory=Histories)
+    returned: dict[CodeType, Any] = field(default_factory=dict)  # by the user's functions, the last time
     whole: dict[tuple[Source, int], tuple[slice, int]] = field(
         default_factory=dict
     )  # slices that took all, of how many
@@ -364,6 +365,7 @@ class _Frames:
     def _ended(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "return":
             self.watch.see(frame.f_code, frame.f_lineno, frame.f_locals, frame.f_globals)
+            self.watch.returned[frame.f_code] = arg
         return self._ended
 
 
