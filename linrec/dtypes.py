@@ -8,3 +8,4 @@ LONG = {
     "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
 }  # fmt: skip
 SHORT = {long: short for short, long in LONG.items()}
+INEXACT = frozenset({"f32", "f64", "f16", "bf16", "c64", "c128"})  # floating point, real and complex

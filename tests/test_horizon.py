@@ -292,6 +292,15 @@ def by_a_factor(x: Tensor) -> Tensor:
     return h + (T // 3) * x[:, 0]
 
 
+def by_an_alpha(x: Tensor) -> Tensor:
+    T = x.shape[1]
+    h = torch.zeros_like(x[:, 0])
+    for t in range(T):
+        h = torch.add(0.5 * h, x[:, t], alpha=1.0 / T).add(x[:, t], alpha=1.0 / (t + 1))
+        h = torch.sub(x[:, t], h, alpha=T**-0.5)
+    return h
+
+
 def by_the_last_step(x: Tensor) -> Tensor:
     """The first step of a loop in reverse has a number of its own, which the length makes."""
     T = x.shape[1]
@@ -322,7 +331,7 @@ def last_of_three_hundred(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "program",
-    [by_the_mean, by_named_numbers, by_a_factor, by_the_last_step, by_the_first_value, at_most_a_million,
+    [by_the_mean, by_named_numbers, by_a_factor, by_an_alpha, by_the_last_step, by_the_first_value, at_most_a_million,
      last_of_three_hundred],
 )  # fmt: skip
 def test_numbers_made_of_the_length_are_captured_once(program: Callable[[Tensor], Tensor]) -> None:
@@ -336,12 +345,13 @@ def test_numbers_made_of_the_length_are_captured_once(program: Callable[[Tensor]
 
 def test_a_number_of_the_length_that_has_none_is_raised() -> None:
     def program(x: Tensor) -> Tensor:
-        return final(x) * (1.0 / (x.shape[1] - 3))
+        return final(x) * (1.0 / (x.shape[1] - 3)) * (1.0 / (x.shape[1] - 20))
 
     net = linrec.compile(program, verify="off")
-    net(torch.randn(2, 12, 3))
-    with pytest.raises(ZeroDivisionError):
-        net(torch.randn(2, 3, 3))
+    for length in (3, 20):
+        net(torch.randn(2, 12, 3))
+        with pytest.raises(ZeroDivisionError):
+            net(torch.randn(2, length, 3))
 
 
 def test_the_last_twenty_of_many_are_parallel() -> None:

@@ -47,7 +47,7 @@ from linrec.frontends.loop.declared import declared, nested, spans, where
 from linrec.frontends.loop.environment import Environment, hooks_of
 from linrec.frontends.loop.flatten import Flat, flatten
 from linrec.frontends.loop.generalize import generalize, numbers_of_length
-from linrec.frontends.loop.horizon import Cut, cut_of_sizes, cuts_of_code, cuts_of_slices, cuts_of_splits
+from linrec.frontends.loop.horizon import Cut, cut_of_sizes, cuts_of_numbers, cuts_of_traces
 from linrec.frontends.loop.probe import Probe
 from linrec.frontends.loop.repeats import find_repeats, is_unrolled, over_time, sets_apart, without_idle
 from linrec.frontends.loop.reroll import reroll
@@ -392,8 +392,8 @@ class _Tracer(Axes):
         if len({len(spans(flat.ops)) for flat in flats}) > 1:
             raise nested(flats[-1].ops)
         watches = [trace.watch for trace in traces]
-        cuts, places = cuts_of_code(watches, lengths_of_time)
-        for cut in (*cuts, *cuts_of_slices(watches, lengths_of_time), *cuts_of_splits(flats)):
+        cuts, places = cuts_of_traces(watches, flats, lengths_of_time)
+        for cut in cuts:
             self._within(cut, lengths_of_time, call)
         if self.by_line:
             loops = growing_loops(traces)
@@ -401,8 +401,7 @@ class _Tracer(Axes):
             for flat, several in zip(flats, found, strict=True):
                 join(flat, several)
             self.shortest = max(self.shortest, shortest(found, lengths_of_time))
-        changing = next((name for name in flats[0].captured if not _is_constant(name, flats)), None)
-        if changing is not None:
+        if not all(_is_constant(name, flats) for name in flats[0].captured):
             raise CaptureError("LR0412", "a tensor that the program makes of numbers is another at each length")
         loops_found = list(map(without_idle, flats, over_time(flats, counts)))
         before, late = zip(
@@ -417,13 +416,7 @@ class _Tracer(Axes):
             reroll(flat, repeats, tables=False, name=self.name)
             for flat, repeats in zip(flats, loops_found, strict=True)
         ]
-        of_length = any(
-            not a.is_as(b)
-            for several in zip(*(flat.timed for flat in flats), strict=True)
-            for (_, a), (_, b) in itertools.pairwise(several)
-        )
-        if of_length and any(sets_apart(flat, repeats) for flat, repeats in zip(flats, loops_found, strict=True)):
-            apart = True
+        apart = apart or (_has_numbers_of_length(flats) and any(map(sets_apart, flats, loops_found)))
         if apart or any(flat.guessed for flat in flats):
             self.shortest = max(self.shortest, lengths_of_time[0])  # in shorter calls these steps may go another way
         if self.ways is not None and lengths_of_time == self.steps:
@@ -438,8 +431,9 @@ class _Tracer(Axes):
             self.shortest = max(self.shortest, least)
         places = places.union(*(flat.read for flat in flats))
         graph = generalize(graphs, lengths)
-        read = [c for c in zip(*(flat.sized.values() for flat in flats), strict=True) if c[0] is not None]
-        if read:  # shorter calls may divide by zero
+        for cut in cuts_of_numbers(flats, lengths_of_time):
+            self._within(cut, lengths_of_time, call)
+        if any(flats[0].sized.values()):  # shorter calls may divide by zero
             self.shortest = max(self.shortest, lengths_of_time[0])
         if lengths_of_time == self.steps:
             far, least_sized = cut_of_sizes(graph, lengths, tables=not self.of_any_length)
@@ -491,6 +485,15 @@ def _remembered(traces: list[Trace]) -> tuple[int, float]:
     first, *others = (trace.watch.histories for trace in traces)
     found = {k: v for k, v in first.hidden().items() if all(o.lengths.get(k, v[0]) == v[0] for o in others)}
     return max(found.values(), key=lambda kept: kept[1], default=(0, 0.0))
+
+
+def _has_numbers_of_length(flats: list[Flat]) -> bool:
+    """Is a function of time in the loops another function at another length?"""
+    return any(
+        not a.is_as(b)
+        for several in zip(*(flat.timed for flat in flats), strict=True)
+        for (_, a), (_, b) in itertools.pairwise(several)
+    )
 
 
 def _is_constant(name: str, flats: list[Flat]) -> bool:

@@ -12,7 +12,7 @@ import ast
 import builtins
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import CodeType
 from typing import Any
@@ -44,6 +44,11 @@ class Counter:
     step: int
 
 
+@lru_cache(maxsize=1024)
+def _compiled(expression: ast.expr) -> CodeType:
+    return compile(ast.fix_missing_locations(ast.Expression(expression)), "<coefficient>", "eval")
+
+
 @dataclass
 class Coefficient:
     """An expression of counters that has the numbers of an argument; `places` are the expressions it was read from."""
@@ -52,17 +57,17 @@ class Coefficient:
     counters: dict[str, Counter]
     numbers: dict[str, Number]
     places: set[Place] = field(default_factory=set)
+    code: CodeType = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        whole = ast.fix_missing_locations(ast.Expression(self.expression))
-        self._code = compile(whole, "<coefficient>", "eval")
+        self.code = _compiled(self.expression)
 
     def number(self, step: int) -> Number | None:
         """Its number at a step; None where it has none."""
         space = {"__builtins__": {}, "math": math, **{n: getattr(builtins, n) for n in _BUILTIN}}
         counted = {n: c.start + c.step * step for n, c in self.counters.items()}
         try:
-            result = eval(self._code, space, {**self.numbers, **counted})  # an expression of numbers and nothing else
+            result = eval(self.code, space, {**self.numbers, **counted})  # an expression of numbers and nothing else
         except (ArithmeticError, ValueError, TypeError, NameError):
             return None
         return result if isinstance(result, bool | int | float) else None
@@ -98,7 +103,7 @@ class Coefficient:
             n: Counter(int(between(c.start, longer.counters[n].start)), c.step) for n, c in self.counters.items()
         }
         numbers = {n: between(v, longer.numbers[n]) for n, v in self.numbers.items()}
-        return Coefficient(self.expression, counters, numbers, self.places)
+        return replace(self, counters=counters, numbers=numbers)
 
 
 def condition(test: ast.expr, frames: Sequence[Frame], steps: Sequence[int], watch: Watch) -> Coefficient | None:
@@ -273,7 +278,8 @@ class _Reader:
         if not isinstance(node.op, ast.Pow):
             return right is not None and right != 0
         left = self._number(node.left)
-        return right in (0, 1, 2, 3) or isinstance(left, float) or left in (-1, 0, 1)
+        root = isinstance(left, int) and left > 0 and isinstance(right, float)
+        return right in (0, 1, 2, 3) or isinstance(left, float) or left in (-1, 0, 1) or root
 
     def _number(self, node: ast.expr) -> Number | None:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):

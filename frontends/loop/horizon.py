@@ -32,6 +32,7 @@ from linrec.ir import Graph, Op, Type
 from linrec.sizes import Size, evaluate
 
 _FAR = 2**20 + 7  # steps
+_NEAR = 2048  # steps, up to which numbers are made at every length
 _SMALL = 3  # numbers up to this one are passed by every trace
 _ENDS = 3  # a list may have so many values more or fewer than there are steps
 _CUTTING = frozenset("zip islice slice deque nlargest nsmallest takewhile dropwhile batched sample".split())
@@ -51,6 +52,25 @@ class Cut:
 
     last: int
     following: int | None
+
+
+def cuts_of_traces(
+    watches: Sequence[Watch], flats: Sequence[Flat], lengths: Sequence[int]
+) -> tuple[list[Cut], set[Place]]:
+    """Where the program is another than traces of these lengths show, and which comparisons of sizes were read for that."""
+    found, places = _cuts_of_code(watches, lengths)
+    return [*found, *_cuts_of_slices(watches, lengths), *_cuts_of_splits(flats)], places
+
+
+def cuts_of_numbers(flats: Sequence[Flat], lengths: Sequence[int]) -> Iterator[Cut]:
+    """At which lengths a number that is made of the length has no value: the program would raise what Python does."""
+    for first, second, *_ in zip(*(flat.sized.values() for flat in flats), strict=True):
+        if first is not None and second is not None:
+            pair = lengths[0], lengths[1]
+            without = [n for n in range(lengths[0], _NEAR) if first.extended(second, pair, n).number(0) is None]
+            if without:
+                following = next((n for n in range(without[0], _NEAR) if n not in without), None)
+                yield Cut(without[0] - 1, following)
 
 
 def cut_of_sizes(graph: Graph, lengths: Sequence[Mapping[str, int]], *, tables: bool) -> tuple[Cut | None, int]:
@@ -102,7 +122,7 @@ def _has_sizes(op: Op, types: Mapping[str, Any], at: Mapping[str, int]) -> bool:
     return sizes_made(op, {use.name: types[use.name] for use in op.uses()}, at) == said
 
 
-def cuts_of_splits(flats: Sequence[Flat]) -> Iterator[Cut]:
+def _cuts_of_splits(flats: Sequence[Flat]) -> Iterator[Cut]:
     """Up to which length the parts of values are as many, and as long, as in these traces, and those that are read."""
     for several in zip(*(flat.splits for flat in flats), strict=False):
         kind, number, length, parts = several[0]
@@ -114,7 +134,7 @@ def cuts_of_splits(flats: Sequence[Flat]) -> Iterator[Cut]:
             yield Cut(number * parts, None)
 
 
-def cuts_of_slices(watches: Sequence[Watch], lengths: Sequence[int]) -> Iterator[Cut]:
+def _cuts_of_slices(watches: Sequence[Watch], lengths: Sequence[int]) -> Iterator[Cut]:
     """Up to which length slices with bounds take all of a tensor, as they do in the traces."""
     for place, (first, size) in watches[0].whole.items():
         second, other = watches[1].whole.get(place, (first, size))
@@ -157,7 +177,7 @@ def _line(a: int, b: int, lengths: Sequence[int]) -> Callable[[int], int]:
 # the code --------------------------------------------------------------------------------------------
 
 
-def cuts_of_code(watches: Sequence[Watch], lengths: Sequence[int]) -> tuple[list[Cut], set[Place]]:
+def _cuts_of_code(watches: Sequence[Watch], lengths: Sequence[int]) -> tuple[list[Cut], set[Place]]:
     """Where the code does something else than the traces of these lengths show, and which sizes it compares for that."""
     found: list[Cut] = []
     places: set[Place] = set()

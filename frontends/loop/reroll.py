@@ -100,7 +100,7 @@ class _Reroller(Reads):
         else:
             args = tuple(self._sized(self._argument(arg), op) for arg in op.args)
             attrs = tuple((k, self._sized(self._read_outside(a), op)) for k, a in op.attrs)
-            self.ops.append(replace(op, args=args, attrs=attrs))
+            self.ops.append(self._without_factor(replace(op, args=args, attrs=attrs)))
 
     def _timed(self, op: Op) -> Op | None:
         """An op of a step that stands apart, its numbers read from the code as those of the other steps are."""
@@ -229,7 +229,20 @@ class _Reroller(Reads):
             if ops[0].kind in GUARDED and not self._ran_always(loop, j):
                 args = self._guarded(loop, j, ops[0], args)
             attrs = tuple((k, merged([op.attrs[a][1] for op in ops])) for a, (k, _) in enumerate(ops[0].attrs))
-            self.ops.append(replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name))
+            body = replace(ops[-1], result=ops[0].result, args=args, attrs=attrs, time=time.name)
+            self.ops.append(self._without_factor(body))
+
+    def _without_factor(self, op: Op) -> Op:
+        """a + alpha*b as a product and a sum, where alpha is no number: rules and operators take numbers there."""
+        factor = dict(op.attrs).get("alpha")
+        if not isinstance(factor, Use):
+            return op
+        scaled = 0 if op.kind == "rsub" else 1
+        arg = op.args[scaled]
+        type_ = self.types[arg.name] if isinstance(arg, Use) else self.types[factor.name]
+        product = self._new("mul", (arg, factor), type_, op.time)
+        args = (product, op.args[1]) if scaled == 0 else (op.args[0], product)
+        return replace(op, args=args, attrs=tuple((k, v) for k, v in op.attrs if k != "alpha"))
 
     def _guarded(self, loop: int, j: int, op: Op, args: tuple[Arg, ...]) -> tuple[Arg, ...]:
         """Divide by one in the steps that do not divide: what nobody reads may have no derivative, or overflow."""

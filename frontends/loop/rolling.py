@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from linrec.draws import RANDOM
-from linrec.dtypes import LONG
+from linrec.dtypes import INEXACT, LONG
 from linrec.frontends.loop.branches import Branch
 from linrec.frontends.loop.coefficients import Coefficient, Table, read_once
 from linrec.frontends.loop.flatten import Flat
@@ -74,11 +74,7 @@ class Rolling:
         flat, place = self.flat, (op.kind, op.source)
         if place not in flat.sized or op.source is None or not isinstance(value, int | float) or op.kind not in NUMERIC:
             return value
-        if any(
-            self.types[use.name].dtype[0] not in "fbc" or self.types[use.name].dtype == "bool"
-            for use in op.uses()
-            if use.name in self.types
-        ):
+        if any(self.types[use.name].dtype not in INEXACT for use in op.uses() if use.name in self.types):
             return value  # a tensor of no axes would make these of another type
         found = read_once(value, flat.frames.get(op.result), op.source, flat.watch)
         if found is None:
