@@ -12,7 +12,7 @@ from linrec.linear.semirings import ALL
 from linrec.sizes import Dim
 
 
-@rule("alias", "clone", "to", "_to_copy", "type_as", "positive", semirings=ALL)
+@rule("alias", "to", "_to_copy", "type_as", "positive", semirings=ALL)
 def _same(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     assert form is not None and isinstance(op.type, Type)

@@ -112,7 +112,7 @@ def _total(op: Op, build: Builder) -> Form | Refusal:
     return Form(tuple(terms), build.make(build.semiring.total, (offset, tuple(sorted(gone)), keep), type_))
 
 
-@rule("getitem", semirings=TROPICAL)
+@rule("getitem", semirings=(MAX, MIN))
 def _getitem(op: Op, build: Builder) -> Form | Refusal:
     """The first of several results is the value; the second an index."""
     form = build.form(op.args[0])
