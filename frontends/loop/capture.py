@@ -412,10 +412,16 @@ class _Tracer(Axes):
         differing = numbers_of_length(flats, lengths)
         for flat in flats:
             flat.sized = dict.fromkeys(differing)
-        graphs = [
-            reroll(flat, repeats, tables=False, name=self.name)
-            for flat, repeats in zip(flats, loops_found, strict=True)
-        ]
+        try:
+            graphs = [
+                reroll(flat, repeats, tables=False, name=self.name)
+                for flat, repeats in zip(flats, loops_found, strict=True)
+            ]
+        except CaptureError as error:
+            unread = unreadable(watches, places.union(*(flat.read for flat in flats)))
+            if error.code == "LR0406" and unread is not None:
+                raise _unread(unread) from error  # a counter makes each step another
+            raise
         apart = apart or (_has_numbers_of_length(flats) and any(map(sets_apart, flats, loops_found)))
         if apart or any(flat.guessed for flat in flats):
             self.shortest = max(self.shortest, lengths_of_time[0])  # in shorter calls these steps may go another way

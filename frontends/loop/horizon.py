@@ -209,10 +209,10 @@ class _Code:
         for node in ast.walk(self.node) if self.node is not None else ():
             match node:
                 case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper, step=step)):
-                    for per_step, fixed in self._per_step(value):
+                    for per_step, fixed, more in self._per_step(value):
                         if not all(map(self._is_known, (lower, upper, step))):
                             yield Cut(0, None)
-                        yield from self._of(per_step, lower, upper, fixed=fixed)
+                        yield from self._of(per_step, lower, upper, fixed=fixed, more=more)
                         yield from self._of(per_step, step, again=False, fixed=fixed)
                 case ast.Call(func=ast.Name(id="range"), args=[_, _, step]):
                     yield from self._of(_ONE, step, again=False)
@@ -347,32 +347,40 @@ class _Code:
         names = [(self.code, n.id) for n in ast.walk(test) if isinstance(n, ast.Name)]
         return any(len({repr(w.values.get(name)) for w in self.watches}) > 1 for name in names)
 
-    def _per_step(self, node: ast.expr) -> Iterator[tuple[tuple[float, float], int | None]]:
-        """At most and at least how many values for each step the container has, and how many in all where they do not grow.
-
-        Nothing of tensors.
+    def _per_step(self, node: ast.expr) -> Iterator[tuple[tuple[float, float], int | None, int]]:
+        """At most and at least how many values for each step the container has, how many in all where they do not grow, and
+        how many more than steps. Nothing of tensors.
         """
         held = [self._evaluate(node, watch) for watch in self.watches]
         sizes = [len(h) for h in held if isinstance(h, list | tuple | deque)]
         if getattr(node, "attr", "") == "shape" or any(isinstance(h, Tensor | nn.Module | str) for h in held):
             return
         if len(sizes) < len(held):
-            yield _ONE if isinstance(node, ast.Call | ast.Name | ast.Attribute) else (2, 0.5), None
+            yield _ONE if isinstance(node, ast.Call | ast.Name | ast.Attribute) else (2, 0.5), None, 0
         elif len(set(sizes)) == 1:
-            yield _ONE, sizes[0]
+            yield _ONE, sizes[0], 0
         else:
+            shifts = {n - steps for n, steps in zip(sizes, self.lengths, strict=True)}
             ratios = [n / steps for n, steps in zip(sizes, self.lengths, strict=True)]
-            yield (max(ratios), min(ratios)), None
+            if len(shifts) == 1:
+                yield _ONE, None, shifts.pop()
+            else:
+                yield (max(ratios), min(ratios)), None, 0
 
     def _of(
-        self, per_step: tuple[float, float], *nodes: ast.AST | None, again: bool = True, fixed: int | None = None
+        self,
+        per_step: tuple[float, float],
+        *nodes: ast.AST | None,
+        again: bool = True,
+        fixed: int | None = None,
+        more: int = 0,
     ) -> Iterator[Cut]:
         for node in nodes:
             for part in ast.walk(node) if node is not None else ():
                 for number in map(abs, self._numbers(part)):
                     # one of another length is no list of all steps; one as long as that may have been cut
                     if fixed is None or abs(fixed - number) <= _ENDS:
-                        yield from self._cut(per_step, number, again=again)
+                        yield from self._cut(per_step, number - more, again=again)
                 if part is not node and isinstance(part, ast.Name | ast.Attribute) and self._is_fixed(part):
                     held = self._evaluate(part)  # twice that list, say
                     yield from self._cut(per_step, len(held) if isinstance(held, Sized) else 0, again=False)
