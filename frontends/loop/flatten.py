@@ -36,10 +36,9 @@ _SHORT = {
 # how a new value of a view becomes a new value of what it views: same arguments, after (base, new)
 _SCATTER = {"select": "select_scatter", "slice": "slice_scatter", "diagonal": "diagonal_scatter"}
 _RESHAPED = frozenset({"view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten", "view_as"})
-_ALIASES = frozenset({"transpose", "t", "permute", "numpy_T", "mT", "detach", "alias", "expand", "narrow", "real"})
-_UNWRITTEN = frozenset({"as_strided", "unfold", "view_as_real", "view_as_complex"})  # a write through these is refused
+_TURNED = frozenset({"transpose", "t", "permute"})
 _IDLE = frozenset({"to", "type_as", "contiguous", "resolve_conj", "resolve_neg"})  # the argument itself, if it will do
-_VIEWS = frozenset(_SCATTER) | _RESHAPED | _ALIASES
+_RESIZING = frozenset({"t_", "transpose_", "squeeze_", "unsqueeze_"})  # give a tensor another shape in place
 
 
 class Split(NamedTuple):
@@ -80,10 +79,19 @@ class Flat:
 
 @dataclass
 class _View:
+    """A value that shares its memory with another: what makes it of that one, as that was at some version."""
+
     base: fx.Node
     kind: str
     args: tuple[Arg, ...]
     version: int
+    attrs: tuple[tuple[str, Arg], ...] = ()
+
+
+def _memory(value: Any) -> int | None:
+    """What tells the memory of tensors apart."""
+    is_plain = isinstance(value, Tensor) and value.layout is torch.strided
+    return value.untyped_storage()._cdata if is_plain else None
 
 
 _SMALL = 4096  # numbers in a constant that is compared by content
@@ -164,7 +172,7 @@ class _Flattener:
             base = self.read(view.base)
             if view.version != self.version.get(view.base, 0):
                 view.version = self.version[view.base]
-                self.value[node] = self.emit(view.kind, (base, *view.args), (), node.meta["val"], node)
+                self.value[node] = self.emit(view.kind, (base, *view.args), view.attrs, node.meta["val"], node)
                 self.version[node] = self.version.get(node, 0) + 1
         return self.value[node]
 
@@ -265,6 +273,11 @@ class _Flattener:
         ]
         if written:
             return self._write(node, kind, value)
+        if kind == "as_strided":
+            raise CaptureError(
+                "LR0411", "`as_strided` reads memory, which values do not have", **self._place(node),
+                help="write it with slices, unfold or reshape",
+            )  # fmt: skip
         source = node.args[0] if node.args else None
         if kind in _IDLE and isinstance(source, fx.Node) and _is_itself(node, source.meta["val"], value):
             self.value[node] = self.read(source)
@@ -273,15 +286,24 @@ class _Flattener:
         args = tuple(self.arg(a) for a in node.args)
         attrs = tuple((k, self.arg(a)) for k, a in node.kwargs.items() if not (k == "pin_memory" and not a))
         self.value[node] = self.emit(kind, args, attrs, value, node)
-        if kind in _VIEWS and isinstance(node.args[0], fx.Node) and isinstance(value, Tensor):
-            base = node.args[0]
-            self.views[node] = _View(base, kind, args[1:], self.version.get(base, 0))
+        self._share(node, kind, args[1:], attrs)
+
+    def _share(self, node: fx.Node, kind: str, args: tuple[Arg, ...], attrs: tuple[tuple[str, Arg], ...] = ()) -> None:
+        """Note that a value lies in the memory of its first argument, if it does: a write to one is a write to the other."""
+        base = node.args[0] if node.args else None
+        if not isinstance(base, fx.Node) or not isinstance(node.meta["val"], Tensor):
+            return
+        known, own = base.meta.get("val"), _memory(node.meta["val"])
+        memories = {_memory(x) for x in (known if isinstance(known, list | tuple) else (known,))}
+        if own in memories or (known is None and _gives_views(node)):
+            self.views[node] = _View(base, kind, args, self.version.get(base, 0), attrs)
 
     def _other(self, node: fx.Node) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         if name == "getitem":
             source, index = (self.arg(a) for a in node.args)
             self.value[node] = self.emit("getitem", (source, index), (), node.meta["val"], node)
+            self._share(node, "getitem", (index,))
         elif "set_grad_enabled" in name:
             raise CaptureError(
                 "LR0403", "gradients are switched on or off inside the program",
@@ -298,10 +320,13 @@ class _Flattener:
 
     def _write(self, node: fx.Node, kind: str, value: Any) -> None:
         target = node.args[0]
-        if not isinstance(target, fx.Node) or not kind.endswith("_") or "out" in node.kwargs:
+        is_known = kind in ("copy_", "fill_", "zero_") or hasattr(torch.ops.aten, kind[:-1])
+        if not isinstance(target, fx.Node) or not kind.endswith("_") or "out" in node.kwargs or not is_known:
             raise CaptureError(
                 "LR0411", f"`{kind}` writes to its arguments in a way linrec does not know", **self._place(node)
             )
+        if kind in _RESIZING and target in self.views:
+            raise CaptureError("LR0411", f"`{kind}` gives part of another tensor another shape", **self._place(node))
         args = tuple(self.arg(a) for a in node.args)
         attrs = tuple((k, self.arg(a)) for k, a in node.kwargs.items())
         old = target.meta["val"]
@@ -325,8 +350,6 @@ class _Flattener:
 
     def _assign(self, target: fx.Node, new: Arg, node: fx.Node) -> None:
         """`target` holds `new` from now on, and so does the part of its base that it views."""
-        if str(target.target).removeprefix("aten.").partition(".")[0] in _UNWRITTEN:
-            raise CaptureError("LR0411", f"a write through `{target.target}`", **self._place(node))
         view = self.views.get(target)
         if view is not None:
             base = self.read(view.base)
@@ -335,16 +358,32 @@ class _Flattener:
                 whole = self.emit(_SCATTER[view.kind], (base, new, *view.args), (), shape, node)
             elif view.kind == "alias":
                 whole = new
-            elif view.kind in _RESHAPED:
+            elif view.kind in _RESHAPED and not any(isinstance(a, Atom) for a in view.args):  # to another type
                 whole = self.emit("reshape", (new, tuple(shape.shape)), (), shape, node)
-            elif view.kind == "transpose":
-                whole = self.emit("transpose", (new, *view.args), (), shape, node)
+            elif view.kind in _TURNED:
+                whole = self.emit(view.kind, (new, *_turned_back(view)), (), shape, node)
             else:
                 raise CaptureError("LR0411", f"a write through `{view.kind}`", **self._place(node))
             self._assign(view.base, whole, node)
             view.version = self.version[view.base]
         self.value[target] = new
         self.version[target] = self.version.get(target, 0) + 1
+
+
+def _gives_views(node: fx.Node) -> bool:
+    """Does an operator say that its result may lie in the memory of its first argument?"""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(r.alias_info is not None for r in schema.returns)
+
+
+def _turned_back(view: _View) -> tuple[Arg, ...]:
+    """The arguments with which an operator that turns axes undoes what it did."""
+    if view.kind != "permute":
+        return view.args
+    (order,) = view.args
+    assert isinstance(order, tuple)
+    places = [i % len(order) for i in order if isinstance(i, int)]
+    return (tuple(places.index(i) for i in range(len(places))),)
 
 
 def _meta(operator: Callable[..., Any], node: fx.Node) -> Tensor:
@@ -406,13 +445,6 @@ def _normalise(flat: Flat) -> Flat:
             dim = whole.args[1] if whole.kind == "unbind" and len(whole.args) > 1 else dict(whole.attrs).get("dim", 0)
             if whole.kind == "unbind":
                 op = replace(op, kind="select", args=(whole.args[0], dim, op.args[1]))
-            elif (
-                whole.kind == "broadcast_tensors"
-                and isinstance(whole.args[0], tuple)
-                and isinstance(op.args[1], int)
-                and isinstance(op.type, Type)
-            ):
-                op = replace(op, kind="expand", args=(whole.args[0][op.args[1]], op.type.shape))
             elif whole.kind in _SPLITS:
                 op = _piece(op, whole)
         ops.append(op)
@@ -420,7 +452,7 @@ def _normalise(flat: Flat) -> Flat:
     return flat
 
 
-_SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
+_SPLITS = frozenset({"split", "split_with_sizes", "chunk"})
 
 
 def _piece(op: Op, whole: Op) -> Op:
