@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -23,13 +24,14 @@ def superposition(graph: Graph, recurrence: Recurrence) -> float:
 
     Plus, times and one are those of the semiring that the recurrence was proven in.
 
-    0.0 where a tensor of the step is too large to probe cheaply, and where states are booleans.
+    0.0 where a tensor of the step is too large to probe cheaply, where states are booleans, and where an operator has no
+    value at random numbers: a factorization, a row's number.
     """
     with outside():  # a transform of torch.func around the call has no part in it
-        try:
-            return _superposition(graph, recurrence, "N")
-        except RuntimeError:  # what stands where a batch does may be rows of a model all the same
-            return _superposition(graph, recurrence, "NB")
+        for wide in ("N", "NB"):  # what stands where a batch does may be rows of a model all the same
+            with suppress(RuntimeError, IndexError):
+                return _superposition(graph, recurrence, wide)
+    return 0.0
 
 
 def _superposition(graph: Graph, recurrence: Recurrence, wide: str) -> float:

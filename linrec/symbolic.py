@@ -227,7 +227,9 @@ class _Writer:
             return -args[0]
         if op.kind == "pow":
             return args[0] ** args[1]
-        return _FUNCTIONS.get(op.kind, self.sequence(op.kind))(*args)
+        # of arguments that do not commute sympy may turn the sign of an odd function for ever
+        known = _FUNCTIONS.get(op.kind) if all(getattr(a, "is_commutative", True) for a in args) else None
+        return (known or self.sequence(op.kind))(*args)
 
     def _channel(self, op: Op, whole: Any) -> Any:
         """One channel of a sequence, under its name if it is the only one."""

@@ -41,8 +41,8 @@ class Canonicalize(Pass):
                 same[op.result] = same.get(target.name, target)
             else:
                 # what reads a step back is no copy that can be dropped, but nothing else either
-                idle = _is_idle(op) or (op.kind in _COPIES and not fixed)
-                kept.append(replace(op, kind="alias", args=op.args[:1]) if idle else op)
+                idle = _is_idle(op) or _is_along_nothing(op, made, graph) or (op.kind in _COPIES and not fixed)
+                kept.append(replace(op, kind="alias", args=op.args[:1], attrs=()) if idle else op)
         by_name = graph.by_name()
         plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
@@ -55,6 +55,18 @@ class Canonicalize(Pass):
 
 
 _COPIES = frozenset({"alias", "contiguous", "clone", "lift_fresh", "resolve_conj", "resolve_neg"})
+
+
+_ALONG = frozenset("sum mean amax amin logsumexp cumsum cumprod logcumsumexp flip roll squeeze transpose".split())
+
+
+def _is_along_nothing(op: Op, made: Mapping[str, Op], graph: Graph) -> bool:
+    """Does it work along axes of one number, of which torch says that it has one or none?"""
+    use = op.args[0] if op.kind in _ALONG else None
+    if not isinstance(use, Use):
+        return False
+    types = (made[use.name].type,) if use.name in made else (i.type for i in graph.inputs if i.name == use.name)
+    return next(iter(types)) == op.type and isinstance(op.type, Type) and op.type.shape == ()
 
 
 _VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten"})

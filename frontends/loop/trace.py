@@ -35,6 +35,7 @@ from torch.utils import _pytree as pytree
 
 import linrec
 from linrec.errors import CaptureError
+from linrec.frontends.loop.composites import composites
 from linrec.frontends.loop.declared import numbers
 from linrec.frontends.loop.environment import Environment, Restored, registers
 from linrec.frontends.loop.histories import Histories
@@ -210,7 +211,8 @@ def run_trace(
         return [*flat, *_assigned(environment, restored, effect_paths)]
 
     with _tracing, restored, opaque_functions(), _plain_errors(), scans_numbered():
-        module = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
+        traced = make_fx(call, composites(), "fake", _allow_non_fake_inputs=True, pre_dispatch=True)
+        module = traced(*fakes)
     return Trace(
         module.graph,
         module,

@@ -138,6 +138,10 @@ def system_of(graph: Graph, recurrence: Recurrence) -> System | Refusal:
         return Refusal("LR2002", recurrence.states[0], "states of different group shapes are coupled")
     if any(not isinstance(d, int) for v in system.states for part in (GROUP, MIXED) for d in v.sizes(part)):
         return Refusal("LR2002", recurrence.states[0], "the state has an axis of unknown length that coefficients mix")
+    if any(not isinstance(d, int) for v in (*system.drives, *system.outputs) for d in v.sizes(MIXED)):
+        return Refusal(
+            "LR2002", recurrence.states[0], "coefficients mix an axis of unknown length into the state, or out of it"
+        )
     return system
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from linrec.ir import Arg, Op, Type, Use
+from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import Axis, Factor, Form, Refusal, Term, fresh, split_to
 from linrec.linear.rules.maps import unknown_length
 from linrec.linear.rules.table import Builder, aligned, dtype_of, rule, shape_of, through, whole
@@ -23,9 +23,7 @@ def _same(op: Op, build: Builder) -> Form | Refusal:
     return through(op, build, 0, form, form.terms)
 
 
-@rule(
-    "transpose", "t", "numpy_T", "mT", "permute", "unsqueeze", "squeeze", "expand", "swapaxes", "movedim", semirings=ALL
-)
+@rule("transpose", "t", "permute", "unsqueeze", "squeeze", "expand", semirings=ALL)
 def _axes(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     if form is None:
@@ -46,16 +44,12 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
     """For each axis of the result the axis of the argument it is, None for a new one."""
     order: list[int | None] = list(range(rank))
     args = op.args[1:]
-    if op.kind in ("t", "numpy_T"):
+    if op.kind == "t":
         return order[::-1]
-    if op.kind == "mT":
-        return [*order[:-2], order[-1], order[-2]]
-    if op.kind in ("transpose", "swapaxes"):
+    if op.kind == "transpose":
         a, b = (i % rank for i in args if isinstance(i, int))
         order[a], order[b] = order[b], order[a]
         return order
-    if op.kind == "movedim":
-        return _with_axes_at(rank, *args)
     if op.kind == "permute" and isinstance(args[0], tuple):
         return [i % rank for i in args[0] if isinstance(i, int)]
     if op.kind == "unsqueeze" and isinstance(args[0], int):
@@ -70,20 +64,13 @@ def _moved(op: Op, rank: int, before: tuple[Dim, ...]) -> list[int | None] | Non
     return None
 
 
-def _with_axes_at(rank: int, source: Arg, target: Arg) -> list[int | None] | None:
-    """The axes `source` at the places `target`, the others in their order."""
-    pairs = [(a if isinstance(a, tuple) else (a,)) for a in (source, target)]
-    came, went = ([i % rank for i in axes if isinstance(i, int)] for axes in pairs)
-    rest = iter(i for i in range(rank) if i not in came)
-    placed = dict(zip(went, came, strict=True))
-    return [placed[i] if i in placed else next(rest) for i in range(rank)]
-
-
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", semirings=ALL)
 def _reshape(op: Op, build: Builder) -> Form | Refusal:
     form = build.form(op.args[0])
     if form is None:
         return Refusal("LR1210", op.result, f"the state shapes another value in `{op.kind}`")
+    if len(op.args) > 1 and isinstance(op.args[1], Atom):
+        return Refusal("LR1206", op.result, "another type is read from the state's memory, which has no gradient")
     before, after = build.type(op.args[0]).shape, shape_of(op)
     blocks = _blocks(before, after)
     if blocks is None:

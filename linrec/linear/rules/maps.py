@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import Factor, Form, Refusal, Term
-from linrec.linear.rules.table import Builder, offset_through, rule, shape_of, whole
+from linrec.linear.rules.table import BIAS, Builder, offset_through, rule, shape_of, whole
 from linrec.linear.semirings import ALL, SUM
 from linrec.sizes import Dim
 
@@ -43,9 +43,8 @@ def mapped(op: Op, build: Builder, axes: Axes) -> Form | Refusal:
 
 def chosen_by_the_state(op: Op) -> Refusal:
     """The state is an index, a weight or a size."""
-    return Refusal(
-        "LR1210", op.result, f"the state chooses an index in `{op.kind}`", "compute the index from the input"
-    )  # fmt: skip
+    reason = f"the state is more than one argument of `{op.kind}`, or one that chooses rather than is computed with"
+    return Refusal("LR1210", op.result, reason, "compute indices, kernels and sizes from the input")
 
 
 def unknown_length(op: Op) -> Refusal:
@@ -67,7 +66,7 @@ def matrix_of(op: Op, build: Builder, axes: Axes, unit: Arg = 1) -> Use | Refusa
     if n > LARGEST:
         return Refusal("LR1299", op.result, f"no rule for `{op.kind}` on {n} numbers at once, {LARGEST} are the most")
     shape: tuple[Dim, ...] = tuple(d if i in axes.mixed or i in axes.touched else 1 for i, d in enumerate(given.shape))
-    args = tuple(None if i == axes.place else a for i, a in enumerate(op.args))
+    args = tuple(None if i in (axes.place, BIAS.get(op.kind)) else a for i, a in enumerate(op.args))
     assert isinstance(op.type, Type)
     made = build.make(
         "map_matrix",
@@ -96,7 +95,7 @@ def applied(term: Term, matrix: Use, after: tuple[Dim, ...], axes: Axes, build: 
 # ---- selections: maps of zeros and ones, the same over every semiring -----------------------------------------
 
 
-@rule("select", "slice", "index_select", "flip", "roll", "narrow", "repeat_interleave", semirings=ALL)
+@rule("select", "slice", "index_select", "flip", "roll", "repeat_interleave", semirings=ALL)
 def _selected(op: Op, build: Builder) -> Form | Refusal:
     rank = len(build.type(op.args[0]).shape)
     dims = _dimensions(op, rank)
@@ -118,7 +117,7 @@ def _dimensions(op: Op, rank: int) -> tuple[int, ...] | None:
         "flip": (1, "dims"), "roll": (2, "dims"), "repeat_interleave": (2, "dim"), "cumsum": (1, "dim"),
     }.get(op.kind, (1, "dim"))  # fmt: skip
     found: Arg = args.get(place, args.get(name))
-    if op.kind in ("select", "slice", "narrow") and found is None:
+    if op.kind in ("select", "slice") and found is None:
         found = 0
     dims = found if isinstance(found, tuple) else (found,)
     if found is None or dims == ():
@@ -148,6 +147,19 @@ def _gather(op: Op, build: Builder) -> Form | Refusal:
     return mapped(op, build, Axes(0, [dim], {i: i for i in others}, touched))
 
 
+@rule("take", semirings=ALL)
+def _take(op: Op, build: Builder) -> Form | Refusal:
+    return mapped(op, build, Axes(0, range(len(build.type(op.args[0]).shape)), {}))
+
+
+@rule("embedding", semirings=ALL)
+def _rows_of(op: Op, build: Builder) -> Form | Refusal:
+    # rows of a state that stands for the weight; rows of padding, or those that are scaled, have gradients of their own
+    if op.args[2:] not in ((), (-1,), (-1, False), (-1, False, False)) or op.attrs:
+        return Refusal("LR1299", op.result, f"no rule for `{op.kind}` of the state with gradients of its own")
+    return mapped(op, build, Axes(0, [0], {1: len(shape_of(op)) - 1}))
+
+
 @rule("index", semirings=ALL)
 def _index(op: Op, build: Builder) -> Form | Refusal:
     given, indices = build.type(op.args[0]), op.args[1]
@@ -165,10 +177,10 @@ def _index(op: Op, build: Builder) -> Form | Refusal:
     return mapped(op, build, Axes(0, chosen, passing))
 
 
-@rule("diagonal", "diag_embed", "tril", "triu")
+@rule("diagonal", "diagonal_copy", "diag_embed", "tril", "triu")
 def _matrices(op: Op, build: Builder) -> Form | Refusal:
     rank = len(build.type(op.args[0]).shape)
-    if op.kind == "diagonal":
+    if op.kind in ("diagonal", "diagonal_copy"):
         pair = {d % rank for d in (*op.args[2:4], *(0, 1)[len(op.args[2:4]) :]) if isinstance(d, int)}
         rest = [i for i in range(rank) if i not in pair]
         return mapped(op, build, Axes(0, sorted(pair), {i: rest.index(i) for i in rest}))
@@ -214,6 +226,11 @@ def _type(op: Op) -> Type:
 
 
 # ---- sums with weights ----------------------------------------------------------------------------------------
+
+
+@rule("trace")
+def _trace(op: Op, build: Builder) -> Form | Refusal:
+    return mapped(op, build, Axes(0, (0, 1), {}))
 
 
 @rule("cumsum")
@@ -265,20 +282,6 @@ def _no(value: Arg, dim: int, build: Builder) -> Arg:
     return build.filled(0.0, Type(type_.dtype, tuple(d if i == along_dim else 1 for i, d in enumerate(type_.shape))))
 
 
-@rule("conv1d", "conv2d", "conv3d")
-def _convolution(op: Op, build: Builder) -> Form | Refusal:
-    rank = len(build.type(op.args[0]).shape)
-    spatial = int(op.kind[4])
-    batched = rank == spatial + 2
-    return mapped(op, build, along(0, range(int(batched), rank), rank))
-
-
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
-def _pool(op: Op, build: Builder) -> Form | Refusal:
-    rank = len(build.type(op.args[0]).shape)
-    return mapped(op, build, along(0, range(rank - int(op.kind[-2]), rank), rank))
-
-
 @rule("fft_fft", "fft_ifft", "fft_rfft", "fft_fft2", "fft_ifft2", "fft_rfft2", "fft_fftn", "fft_ifftn", "fft_rfftn")
 def _fourier(op: Op, build: Builder) -> Form | Refusal:
     return mapped(op, build, fourier_axes(op, build))
@@ -317,6 +320,19 @@ def _solve(op: Op, build: Builder) -> Form | Refusal:
     lead = rank - 1 if vectors else rank - 2
     touched = [i for i in range(lead) if (k := i - lead + len(batch)) >= 0 and batch[k] != 1]
     return mapped(op, build, Axes(1, axes.mixed, axes.passing, touched))
+
+
+@rule("cholesky_solve", "linalg_lu_solve")
+def _solve_factored(op: Op, build: Builder) -> Form | Refusal:
+    # along the columns of the right-hand side, with factors that do not depend on the state
+    place = 0 if op.kind == "cholesky_solve" else 2
+    right, factor = build.type(op.args[place]).shape, build.type(op.args[1 - place // 2]).shape
+    rank = len(right)
+    if (op.attrs and op.kind != "cholesky_solve") or len(shape_of(op)) != rank:
+        return Refusal("LR1299", op.result, f"no rule for this use of `{op.kind}`")
+    axes = along(place, (rank - 2,), rank)
+    touched = [i for i in range(rank - 2) if (k := i - rank + len(factor)) >= 0 and factor[k] != 1]
+    return mapped(op, build, Axes(place, axes.mixed, axes.passing, touched))
 
 
 @rule("linalg_cross", "cross")

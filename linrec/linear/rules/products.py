@@ -133,10 +133,11 @@ def _linear(op: Op, build: Builder) -> Form | Refusal:
     # y[..., o] = sum_i x[..., i] W[o, i] + b[o]
     x, weight = op.args[:2]
     bias = op.args[2] if len(op.args) > 2 else dict(op.attrs).get("bias")
-    if build.form(weight) is not None or (bias is not None and build.form(bias) is not None):
-        return Refusal("LR1203", op.result, "the state is the weight of `linear`")
     form = build.form(x)
-    assert form is not None
+    if form is None or build.form(weight) is not None or build.form(bias) is not None:
+        return _weighted(
+            op, build, ("...i,oi->...o" if len(build.type(weight).shape) > 1 else "...i,i->...", (x, weight)), bias
+        )
     terms = _contracted(form.terms, -1, weight, build.type(weight).shape, (1, 0), build)
     if form.offset is not None:
         return Form(terms, build.clone(op, (whole(form.offset, build.type(x), build), *op.args[1:])))
@@ -157,7 +158,7 @@ def _contracted(
     return tuple(new)
 
 
-@rule("matmul", "mm", "bmm", "mv")
+@rule("matmul", "mm", "bmm", "mv", "dot")
 def _matmul(op: Op, build: Builder) -> Form | Refusal:
     found = one_state(op, build, 0, 1)
     if isinstance(found, Refusal):
@@ -204,19 +205,24 @@ def _product(
     )
 
 
-@rule("addmm", "baddbmm")
+# base + product: the equation of the product where it is no matrix product
+_ADDED = {"addmm": "", "baddbmm": "", "addmv": "", "addbmm": "bij,bjk->ik", "addr": "i,j->ij"}
+
+
+@rule(*_ADDED)
 def _addmm(op: Op, build: Builder) -> Form | Refusal:
-    attrs = dict(op.attrs)
+    attrs, equation = dict(op.attrs), _ADDED[op.kind]
     beta, alpha = attrs.get("beta", 1), attrs.get("alpha", 1)
-    product = Op(f"{op.result}.product", "matmul", op.args[1:3], (), op.type, op.time, (), op.source)
+    kind, args = ("einsum", (equation, op.args[1:3])) if equation else ("matmul", op.args[1:3])
+    product = Op(f"{op.result}.product", kind, args, (), op.type, op.time, (), op.source)
     base = build.form(op.args[0])
     if any(build.form(a) is not None for a in op.args[1:3]):
-        form = _matmul(product, build)
+        form = (_einsum if equation else _matmul)(product, build)
         if isinstance(form, Refusal):
             return replace(form, op=op.result)
     else:
         assert isinstance(op.type, Type)
-        form = Form((), build.make("matmul", op.args[1:3], op.type))
+        form = Form((), build.make(kind, args, op.type))
     own = () if base is None else broadcast(base, build.type(op.args[0]).shape, shape_of(op), build)
     left = op.args[0] if base is None else base.offset
     terms = (*(_times(t, beta) for t in own), *(_times(t, alpha) for t in form.terms))
@@ -297,11 +303,14 @@ def _bilinear(op: Op, build: Builder) -> Form | Refusal:
     # y[..., o] = sum_ij x[..., i] W[o, i, j] z[..., j] + b[o]
     x, z, weight = op.args[:3]
     bias = op.args[3] if len(op.args) > 3 else dict(op.attrs).get("bias")
-    product = Op(
-        f"{op.result}.product", "einsum", ("...i,oij,...j->...o", (x, weight, z)), (), op.type, op.time, (), op.source
-    )
-    known = all(build.form(a) is None for a in (x, z, weight))
-    form = Form((), build.clone(product, product.args)) if known else _einsum(product, build)
+    return _weighted(op, build, ("...i,oij,...j->...o", (x, weight, z)), bias)
+
+
+def _weighted(op: Op, build: Builder, product: tuple[str, tuple[Arg, ...]], bias: Arg) -> Form | Refusal:
+    """An einsum plus a bias, with the state in any one of its operands, or in the bias."""
+    made = Op(f"{op.result}.product", "einsum", product, (), op.type, op.time, (), op.source)
+    known = all(build.form(a) is None for a in product[1])
+    form = Form((), build.clone(made, made.args)) if known else _einsum(made, build)
     if isinstance(form, Refusal):
         return replace(form, op=op.result, reason=form.reason.replace("einsum", op.kind))
     return form if bias is None else _plus_scaled(replace(op, attrs=()), build, bias, form)

@@ -8,7 +8,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "tanh sigmoid relu gelu silu exp log log1p expm1 sin cos tan asin acos atan sinh cosh sqrt rsqrt pow "
         "square abs softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish logsigmoid log_sigmoid "
         "erf sign sgn prelu glu logit log2 log10 exp2 threshold relu6 tanhshrink softsign atan2 angle polar sinc "
-        "erfinv lgamma digamma hypot",
+        "erfinv erfc lgamma digamma hypot copysign xlogy acosh asinh atanh",
         "the state passes through `{}`",
         "if the nonlinearity may act on the output: keep the state linear and apply it to what is read from it",
     ),
@@ -30,13 +30,13 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "drop it, or detach what is read from the state",
     ),
     "LR1207": (
-        "gt lt ge le eq ne where_state isnan logical_not logical_and logical_or heaviside",
+        "gt lt ge le eq ne where_state isnan isinf isfinite logical_not logical_and logical_or heaviside",
         "the state is compared with `{}`",
         "compute the condition from the input",
     ),
     "LR1208": (
         "round floor ceil trunc frac clamp clamp_min clamp_max clip maximum minimum fmod remainder fix floor_divide hardshrink "
-        "softshrink nan_to_num",
+        "softshrink nan_to_num fmax fmin nansum",
         "the state is rounded or bounded by `{}`",
         "bound what is read from the state instead",
     ),
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "divide by something computed from the input",
     ),
     "LR1210": (
-        "argmax argmin argsort sort topk embedding one_hot scatter_reduce searchsorted bucketize multinomial "
+        "argmax argmin argsort sort topk one_hot searchsorted bucketize multinomial "
         "nonzero",
         "the state chooses an index in `{}`",
         "compute the index from the input",

@@ -166,13 +166,13 @@ def through(op: Op, build: Builder, place: int, form: Form, terms: tuple[Term, .
     return Form(terms, offset_through(op, build, place, form))
 
 
-_BIAS = {"conv1d": 2, "conv2d": 2, "conv3d": 2}  # where an operator has one
+BIAS = {f"conv{transposed}{n}d": 2 for n in (1, 2, 3) for transposed in ("", "_transpose")}  # where an operator has one
 _ELEMENTWISE = frozenset("mul div neg to _to_copy clone alias positive real imag _conj".split())
 
 
 def offset_through(op: Op, build: Builder, place: int, form: Form) -> Arg:
     """What the operator makes of the offset; of zero, where it adds a bias of its own."""
-    bias, offset = _BIAS.get(op.kind, len(op.args)), form.offset
+    bias, offset = BIAS.get(op.kind, len(op.args)), form.offset
     if offset is None and (bias >= len(op.args) or op.args[bias] is None):
         return None
     given = build.type(op.args[place])

@@ -95,6 +95,8 @@ def _total(op: Op, build: Builder) -> Form | Refusal:
     """Plus over axes: a label that leaves the result is summed over."""
     form, shape = build.form(op.args[0]), build.type(op.args[0]).shape
     assert form is not None
+    if not shape:
+        return Refusal("LR1299", op.result, f"no rule for `{op.kind}` along an axis of a value that has none")
     dims = op.args[1] if len(op.args) > 1 and op.args[1] not in (None, ()) else tuple(range(len(shape)))
     gone = {d % len(shape) for d in (dims if isinstance(dims, tuple) else (dims,)) if isinstance(d, int)}
     keep = bool(dict(op.attrs).get("keepdim", op.args[2] if len(op.args) > 2 else False))
