@@ -154,3 +154,34 @@ def test_nothing_is_printed_of_what_varies_or_is_large() -> None:
     net = linrec.compile(gated)
     net(torch.randn(2, 20, 3), torch.rand(2, 20, 3))
     assert linrec.report(net).recurrences[0].closed == ()
+
+
+class Solved(nn.Module):
+    """A solved system, by a branch, into a transform, into an odd function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.q = nn.Buffer(torch.rand(4, 4).double() - 0.5), nn.Buffer(torch.rand(4).double())
+        self.lin = nn.Linear(4, 4, dtype=torch.float64)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        steps, ys = x.shape[0], [torch.zeros_like(x[0])]
+        solved, turned = x.new_empty(steps, 4), x.new_empty(steps, 4)
+        solved[0], turned[0] = 0.0, 1.0
+        for t in range(1, steps):
+            lower = torch.eye(4, dtype=x.dtype) + torch.tril(self.p, -1)
+            v = self.lin(
+                torch.linalg.solve_triangular(lower, solved[t - 1].clone().unsqueeze(-1), upper=False).squeeze(-1)
+            )
+            solved[t] = 0.133 * v + 0.5 * x[t] if t % 3 != 2 else 0.5 * (0.133 * v)
+            w = torch.fft.irfftn(torch.fft.rfftn(torch.tanh(turned[t - 1]), dim=(-1,)), s=(4,), dim=(-1,))
+            turned[t] = 0.048 * w - (x[t] + solved[t])
+            h = torch.tanh(turned[t]) + 0.15 * torch.sum(h * self.q, -1, keepdim=True) * self.q
+            ys.append(h)
+        return torch.stack(ys)
+
+
+def test_odd_functions_of_what_does_not_commute_come_to_an_end() -> None:
+    made = linrec.compile(Solved(), verify="off")
+    made(torch.randn(9, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+    assert linrec.report(made).recurrences

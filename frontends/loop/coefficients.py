@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from linrec.dtypes import LONG
-from linrec.frontends.loop.counters import definition
+from linrec.frontends.loop.counters import definition, has_counted, is_stepped, parents_in
 from linrec.frontends.loop.trace import Frame, Place, Watch, place_of
 from linrec.ir import Arg, Atom, Source, Type, Use
 
@@ -315,6 +315,8 @@ class _Reader:
         numbers = [v for v in values if isinstance(v, bool | int | float)]
         assigned = self._assigned(node.id)
         if all(v == numbers[0] and type(v) is type(numbers[0]) for v in numbers) and not assigned:
+            if is_stepped(self.function, node.id) and not has_counted(parents_in(self.function), node):
+                return None  # it may be another at other lengths
             made = self._of_sizes(node.id, numbers[0], depth)
             if made is None:
                 self.numbers[node.id] = numbers[0]

@@ -19,8 +19,9 @@ from __future__ import annotations
 import ast
 import linecache
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -36,6 +37,7 @@ LONGEST_CYCLE = 5  # whole cycles of this many steps lie within the traces
 _INDEXING = frozenset({"select", "narrow", "unbind", "size", "index_select"})
 _PURE = frozenset({"max", "min", "abs", "float", "int", "sqrt", "exp", "log", "sin", "cos"})
 _STATEFUL = frozenset({"next", "len", "random", "randint", "pop", "popleft", "time", "perf_counter"})
+_TAKING, _ADDING = frozenset({"pop", "popleft"}), frozenset({"append", "appendleft", "insert"})
 _SIZING = frozenset({
     "range", "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_full", "new_empty", "randn", "rand",
     "view", "reshape", "expand", "broadcast_to", "tile", "eye", "arange", "enumerate", "reversed", "zip", "repeat",
@@ -56,10 +58,12 @@ def unreadable(watches: Collection[Watch], places: Collection[Place] = ()) -> Un
 
     `places` are the expressions that became functions of time.
     """
-    stepping = {key for w in watches for key, seen in w.values.items() if len(set(map(repr, seen))) > 1}
+    changing = {key for w in watches for key, seen in w.values.items() if len(set(map(repr, seen))) > 1}
     first, *others = watches
     # a counter of time counts further in longer traces; one of a few layers or slots does not
-    stepping -= {key for key in stepping if others and all(w.values.get(key) == first.values.get(key) for w in others)}
+    alike = {key for key in changing if others and all(w.values.get(key) == first.values.get(key) for w in others)}
+    stepping = changing - alike
+    stepping |= {(code, name) for code, name in alike if _accumulates(code, name, first, stepping)}
     sizing = {
         key for key, seen in first.values.items() if any(w.values.get(key, seen)[-1] != seen[-1] for w in others)
     } - stepping
@@ -72,6 +76,33 @@ def unreadable(watches: Collection[Watch], places: Collection[Place] = ()) -> Un
             if found is not None:
                 return found
     return None
+
+
+def _accumulates(code: CodeType, name: str, watch: Watch, stepping: Collection[tuple[CodeType, str]]) -> bool:
+    """Does `n += 1` in some turns of a loop over time make it another number in calls that are longer than the traces?"""
+    function = definition(code)
+    for node in () if function is None else ast.walk(function):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            for loop in _around(parents_in(function), node):
+                if isinstance(loop, ast.For | ast.While):
+                    if any(isinstance(s, ast.Assign) and _stores(s, name) for s in ast.walk(loop)):
+                        break  # every turn begins anew
+                    if _is_long(loop, code, watch, stepping):
+                        return True
+    return False
+
+
+def _is_long(
+    loop: ast.For | ast.While, code: CodeType, watch: Watch, stepping: Collection[tuple[CodeType, str]]
+) -> bool:
+    """May a loop take more turns in longer calls?"""
+    if isinstance(loop, ast.While):
+        return True
+    names = {(code, n.id) for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+    if names & watch.values.keys():
+        return bool(names & set(stepping))
+    held = [watch.objects.get((code, n.id)) for n in ast.walk(loop.iter) if isinstance(n, ast.Name)]
+    return not any(isinstance(h, nn.Module) for h in held) or any(isinstance(h, Tensor) for h in held)
 
 
 class _Scope:
@@ -97,7 +128,7 @@ class _Scope:
         if node is None:
             names = self.stepping | self.sizing
             return Unreadable(min(names), Source(self.code.co_filename, self.code.co_firstlineno)) if names else None
-        self.parents = {child: parent for parent in ast.walk(node) for child in ast.iter_child_nodes(parent)}
+        self.parents = parents_in(node)
         for name in self._names(node):
             if not (self._is_read(name) or self._is_coefficient(name) or self._is_dropped(name)):
                 return self._unreadable(name, ast.unparse(name))
@@ -210,7 +241,7 @@ class _Scope:
         return bool(seen) and min(seen) - 1 <= bound <= min(_LARGEST_PEELED, max(seen) - 2)
 
     def _is_size(self, node: ast.expr) -> bool:
-        return not (isinstance(node, ast.Name) and node.id in self.stepping)
+        return not (isinstance(node, ast.Name) and node.id in self.stepping) or has_counted(self.parents, node)
 
     def _allows(self, parent: ast.AST | None, inside: ast.AST, is_size: bool) -> bool:
         match parent:
@@ -303,8 +334,80 @@ class _Scope:
                             isinstance(call, ast.Call)
                             and _called_name(call) in _STATEFUL
                             and not self._is_coefficient(call)
+                            and not self._is_queue(call)
                         ):
                             yield call
+
+    def _is_queue(self, call: ast.Call) -> bool:
+        """Does it take a tensor from a list to which the same turn adds one, so that it stays as long as it is?"""
+        if not isinstance(call.func, ast.Attribute):
+            return False
+        loop = next((n for n in _around(self.parents, call) if isinstance(n, ast.For | ast.While)), None)
+        held = self._evaluate(call.func.value)
+        if loop is None or not isinstance(held, list | deque) or not all(isinstance(v, Tensor) for v in held):
+            return False
+        lines = [s for s in loop.body if isinstance(s, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr)]
+        calls = [
+            c.func for s in lines for c in ast.walk(s) if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)
+        ]
+        own = [f.attr for f in calls if ast.dump(f.value) == ast.dump(call.func.value)]
+        taken, added = (sum(name in names for name in own) for names in (_TAKING, _ADDING))
+        return bool(held) and taken == added and any(f is call.func for f in calls)
+
+
+@lru_cache(maxsize=64)
+def parents_in(function: ast.AST) -> dict[ast.AST, ast.AST]:
+    """What each node of a function stands in."""
+    return {child: parent for parent in ast.walk(function) for child in ast.iter_child_nodes(parent)}
+
+
+def has_counted(parents: Mapping[ast.AST, ast.AST], node: ast.Name) -> bool:
+    """Is a name read after the one loop that counts it, once in every turn? Then it is the number of turns, or so."""
+    loops = {n for n in parents.values() if isinstance(n, ast.For | ast.While) and _stores(n, node.id)}
+    if len(loops) != 1:
+        return False
+    (loop,) = loops
+    counts = [s for s in loop.body if isinstance(s, ast.AugAssign) and _stores(s, node.id)]
+    return (
+        loop not in _around(parents, node)
+        and not any(isinstance(n, ast.For | ast.While | ast.comprehension) for n in _around(parents, loop))
+        and not any(isinstance(n, ast.Break | ast.Continue | ast.Return) for n in ast.walk(loop))
+        and all(isinstance(s.op, ast.Add | ast.Sub) and _is_whole(s.value) for s in counts)
+        and len(counts) + (_counting(loop) == node.id) == 1 == _stores(loop, node.id)
+    )
+
+
+def is_stepped(function: ast.AST, name: str) -> bool:
+    """Does a loop change what a name holds in place, as `n += 1` does?"""
+    loops = (n for n in ast.walk(function) if isinstance(n, ast.For | ast.While))
+    return any(isinstance(s, ast.AugAssign) and _stores(s.target, name) for loop in loops for s in ast.walk(loop))
+
+
+def _around(parents: Mapping[ast.AST, ast.AST], node: ast.AST) -> list[ast.AST]:
+    """What holds a node, from the inside outwards."""
+    found = [node]
+    while found[-1] in parents:
+        found.append(parents[found[-1]])
+    return found[1:]
+
+
+def _stores(node: ast.AST, name: str) -> int:
+    """How many times the code in it gives a name a value."""
+    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
+
+
+def _is_whole(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
+
+
+def _counting(loop: ast.For | ast.While) -> str | None:
+    """The name that counts the turns of `for n in range(...)` or `for n, u in enumerate(...)`."""
+    match loop:
+        case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Name(id="range"))):
+            return name
+        case ast.For(target=ast.Tuple(elts=[ast.Name(id=name), _]), iter=ast.Call(func=ast.Name(id="enumerate"))):
+            return name
+    return None
 
 
 def _sizes_in(held: object) -> tuple[object, ...]:

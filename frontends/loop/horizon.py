@@ -12,7 +12,7 @@ import inspect
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -267,15 +267,14 @@ class _Code:
                 return isinstance(self._evaluate(owner), nn.Module)
             case ast.Name() | ast.Attribute():
                 held = [self._evaluate(node, watch) for watch in self.watches]
-                sizes = {len(h) if isinstance(h, Sized) else h for h in held if isinstance(h, Sized | int)}
-                return len(sizes) == 1 and not any(isinstance(h, Tensor) for h in held)
+                sizes = {h if isinstance(h, int) else _length(h) for h in held}
+                return len(sizes) == 1 and None not in sizes
             case _:
                 return isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict | ast.Constant)
 
     def _end(self, held: object) -> Iterator[Cut]:
         """Where a list that is read along with the steps ends, or has other numbers than at first."""
-        if isinstance(held, Sized) and not isinstance(held, Tensor):
-            yield from self._cut(_ONE, len(held))
+        yield from self._cut(_ONE, _length(held) or 0)
         if isinstance(held, list | tuple) and held and isinstance(held[0], int | float):
             other = next((i for i, n in enumerate(held) if n != held[0]), len(held))
             if other > self.lengths[-1]:
@@ -283,8 +282,7 @@ class _Code:
 
     def _varies(self, node: ast.expr) -> bool:
         """Does a container have more values the longer time is?"""
-        held = [self._evaluate(node, watch) for watch in self.watches]
-        return len({len(h) for h in held if isinstance(h, Sized) and not isinstance(h, Tensor)}) > 1
+        return len({_length(self._evaluate(node, watch)) for watch in self.watches} - {None}) > 1
 
     def _crossings(self, node: ast.expr, pairs: Sequence[tuple[ast.expr, ast.expr]]) -> Sequence[Cut]:
         """At which lengths the larger of two sizes becomes the smaller, if that is known of all pairs."""
@@ -382,8 +380,7 @@ class _Code:
                     if fixed is None or abs(fixed - number) <= _ENDS:
                         yield from self._cut(per_step, number - more, again=again)
                 if part is not node and isinstance(part, ast.Name | ast.Attribute) and self._is_fixed(part):
-                    held = self._evaluate(part)  # twice that list, say
-                    yield from self._cut(per_step, len(held) if isinstance(held, Sized) else 0, again=False)
+                    yield from self._cut(per_step, _length(self._evaluate(part)) or 0, again=False)  # twice that list
 
     def _numbers(self, node: ast.AST) -> Iterator[int]:
         """A number that stays; how far one that grows with time is from the number of steps."""
@@ -437,6 +434,12 @@ class _Code:
         if isinstance(found, property) and isinstance(found.fget, FunctionType):
             return watch.returned.get(found.fget.__code__)
         return found
+
+
+def _length(held: object) -> int | None:
+    """How many values a container has, where no code of the user's tells; None of anything else."""
+    known = (list, tuple, dict, set, frozenset, deque, range, nn.ModuleList, nn.ModuleDict, nn.ParameterList)
+    return len(held) if isinstance(held, known) else None
 
 
 def _name(function: ast.expr) -> str:

@@ -209,7 +209,7 @@ class _Reroller(Reads):
         self.times.append(time)
         for j in range(repeat.period):
             ops = [self.flat.ops[repeat.start + i * repeat.period + j] for i in range(repeat.count)]
-            if self._invariant(loop, ops) or self._array(loop, j, ops):
+            if self._invariant(loop, j, ops) or self._array(loop, j, ops):
                 continue
             if self._window(loop, ops):
                 continue
@@ -276,13 +276,29 @@ class _Reroller(Reads):
         made = self._made(loop, arg)
         return made.place if isinstance(made, Made) else None
 
-    def _invariant(self, loop: int, ops: list[Op]) -> bool:
+    def _invariant(self, loop: int, j: int, ops: list[Op]) -> bool:
         """An op that does the same on the same outside values in every repeat is done once, before the loop."""
         ran = [op for op in ops if op.result not in self.flat.absent]
         if ops[0].kind in RANDOM or len({self._resolved(o) for o in ran}) != 1:
             return False
         if any(self._is_inside(loop, use) for use in ran[0].uses()):
             return False
+        if len(ran) < len(ops) and any(j in places for places in self._assigned(loop)):
+            # what a branch assigns is a value of its steps, even if it is always the same
+            once = replace(ran[0], result=f"{ran[0].result}.once")
+            self.types[once.result] = self.types[ran[0].result]
+            self._outside(once)
+            self.ops.append(
+                replace(
+                    ran[0],
+                    result=self._body_name(loop, j),
+                    kind="alias",
+                    args=(Use(once.result),),
+                    attrs=(),
+                    time=f"t{loop}",
+                )
+            )
+            return True
         self._outside(ran[0])
         first = ran[0].result
         for op in ops:

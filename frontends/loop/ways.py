@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from linrec.frontends.loop.branches import Branch, Turns
+from linrec.frontends.loop.branches import Branch, Turns, period
 
 _MOST_LENGTHS = 6
 _APART = (0, 2, 5)  # of the first three
@@ -79,7 +79,8 @@ class Ways:
     def lengths_from(self, steps: int) -> tuple[int, ...] | None:
         """At least three lengths, `steps` and more, that show all ways of any such length; None if that takes too many."""
         needed = frozenset[Way]().union(*(self.of(n) for n in self._horizon(steps)))
-        chosen = [steps, steps + _APART[1]]
+        # what every p-th step does, the longest must do once more: it may count, or keep, something
+        chosen = [steps, steps + max(_APART[1], period(self.found))]
         while True:
             missing = needed.difference(*(self.of(n) for n in chosen))
             if not missing and len(chosen) >= len(_APART):
