@@ -220,7 +220,7 @@ CHANGING: list[Any] = [
     pytest.param(breaks_at, marks=slow),
     pytest.param(continues_on, marks=slow),
     window_of_states,
-    delayed_feedback,
+    pytest.param(delayed_feedback, marks=slow),
     pytest.param(branch_on_batch, marks=slow),
     pytest.param(position_table, marks=slow),
 ]

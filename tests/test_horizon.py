@@ -264,7 +264,10 @@ def outcome(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | type[Except
         return type(error)
 
 
-@pytest.mark.parametrize("name", CUT)
+SLOW = {"queue at the end"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CUT])
 def test_what_short_traces_do_not_show_is_not_lost(name: str) -> None:
     program = CUT[name]
     net = linrec.compile(program, verify="off")

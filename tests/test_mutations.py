@@ -162,6 +162,7 @@ def test_mutations_fit_many_programs() -> None:
     assert sum(_is_quick(p) for p in PAIRS) >= 10
 
 
+@pytest.mark.slow
 def test_most_rewrites_are_in_place(tmp_path: Path) -> None:
     wrong: Counter[str] = Counter()
     tried: Counter[str] = Counter()

@@ -76,8 +76,14 @@ MAKE: dict[str, Callable[[], Any]] = {
 WAYS = [pickled, saved, copy.deepcopy, copy.copy]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        pytest.param(n, w, marks=[pytest.mark.slow] if n != "module" and w is not pickled else [])
+        for n in MAKE
+        for w in WAYS
+    ],
+)
 def test_programs_and_their_forms(name: str, way: Callable[[Any], Any]) -> None:
     """Before and after the first call; what was compiled is compiled afterwards, with its options."""
     torch.manual_seed(0)

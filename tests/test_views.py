@@ -93,7 +93,8 @@ def both_ways(view: View, x: Tensor) -> Tensor:
     return torch.stack(ys)
 
 
-USES = [written_through, read_after_a_write, both_ways]
+slow = pytest.mark.slow
+USES = [pytest.param(written_through, marks=slow), pytest.param(read_after_a_write, marks=slow), both_ways]
 
 
 def judged(use: Callable[[View, Tensor], Tensor], view: View) -> linrec.Report:

@@ -231,7 +231,14 @@ def test_one_capture_serves_every_length(program: Callable[..., Any]) -> None:
     assert all(r.kind != "nonlinear" and r.form != "sequential" for r in report.recurrences)
 
 
-@pytest.mark.parametrize("program", RIGHT, ids=lambda f: f.__name__)
+SLOW = {the_last_of_every_ninth, every_twelfth_in_a_dictionary}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in RIGHT],
+    ids=[f.__name__ for f in RIGHT],
+)
 def test_what_longer_calls_make_another_is_the_same(program: Callable[..., Any]) -> None:
     judged(program)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -363,7 +363,7 @@ def parents_in(function: ast.AST) -> dict[ast.AST, ast.AST]:
 
 def has_counted(parents: Mapping[ast.AST, ast.AST], node: ast.Name) -> bool:
     """Is a name read after the one loop that counts it, once in every turn? Then it is the number of turns, or so."""
-    loops = {n for n in parents.values() if isinstance(n, ast.For | ast.While) and _stores(n, node.id)}
+    loops = [n for n in parents if isinstance(n, ast.For | ast.While) and _stores(n, node.id)]
     if len(loops) != 1:
         return False
     (loop,) = loops
@@ -393,7 +393,12 @@ def _around(parents: Mapping[ast.AST, ast.AST], node: ast.AST) -> list[ast.AST]:
 
 def _stores(node: ast.AST, name: str) -> int:
     """How many times the code in it gives a name a value."""
-    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
+    return _stored_in(node)[name]
+
+
+@lru_cache(maxsize=256)
+def _stored_in(node: ast.AST) -> Counter[str]:
+    return Counter(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
 
 
 def _is_whole(node: ast.expr) -> bool:

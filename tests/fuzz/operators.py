@@ -300,6 +300,24 @@ def _moved(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
 
 
 @_shapes
+def _written_through_a_view(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
+    """A copy of the state, written through views of it, and read through others made before."""
+    h, n, name, seen = v.text, _last(shape), s.w.name("w"), s.w.name("seen")
+    order = ", ".join(map(str, range(len(shape) - 1, -1, -1)))
+    views = [
+        f"{name}.movedim(-1, 0)", f"{name}.transpose(0, -1)", f"{name}.swapaxes(-1, 0)", f"{name}[..., 1:]", f"{name}.select(-1, 0)",
+        f"{name}.narrow(-1, 0, 1)", f"{name}.unsqueeze(-1)", f"{name}.permute({order})", f"{name}.unflatten(-1, (1, {n}))",
+        f"{name}.reshape(-1)", f"{name}.permute({order}).reshape(-1)", f"{name}[..., ::2]", f"{name}.mT" if len(shape) > 1 else name,
+        f"torch.tensor_split({name}, 2, -1)[0]", f"{name}.movedim(0, -1).reshape(-1)[:1]",
+    ]  # fmt: skip
+    read, written = s.c.pick(views), s.c.pick(views)
+    how = s.c.pick(["mul_(0.5)", "neg_()", "mul_(-0.2)", "div_(2.0)", "add_(0.1)"])  # no zero_: nothing would be left
+    s.lines += [f"{name} = 1.0 * {h}", f"{seen} = {read}", f"{written}.{how}"]
+    s.trait("written through a view")
+    return Value(f"({name} + 0.3 * {seen}.sum() / {seen}.numel())", 1.5 * v.gain)
+
+
+@_shapes
 def _in_parts(s: Scope, v: Value, shape: Shape, depth: int) -> Value:
     h, n = v.text, _last(shape)
     how = s.c.pick(["split", "chunk", "unbind", "select"])

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,85 @@ class Result:
 
 
 def run(seeds: Iterable[int], processes: int, *, shrink: float = 0, folder: Path | None = None) -> Iterator[Result]:
-    """Judge the programs of all seeds, in any order; `shrink` is how many seconds a failure may be made small for."""
+    """Judge the programs of all seeds, in any order; `shrink` is how many seconds a failure may be made small for.
+
+    A program that ends the process it is judged in is one result, and the rest go on in another process.
+    """
     work = functools.partial(_one, shrink=shrink, folder=folder)
     if processes == 0:
         yield from map(work, seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _set_up, maxtasksperchild=PROGRAMS_A_PROCESS) as pool:
-        yield from pool.imap_unordered(work, seeds)
+    waiting = iter(seeds)
+    judges: dict[object, _Judge] = {}
+
+    def start(judge: _Judge) -> None:
+        seed = next(waiting, None)
+        if seed is None:
+            judge.dismiss()
+        else:
+            judges[judge.send(seed)] = judge
+
+    for _ in range(processes):
+        start(_Judge(work))
+    while judges:
+        for end in wait([judge.end for judge in judges.values()]):
+            judge = judges.pop(end)
+            yield judge.result()
+            start(judge if judge.is_fit else _Judge(work))
 
 
-def _set_up() -> None:
+class _Judge:
+    """A process that judges programs, one after the other, for so long."""
+
+    def __init__(self, work: Callable[[int], Result]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.end, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, work), daemon=True)
+        self.process.start()
+        other.close()
+        self.judged, self.is_fit = 0, True
+
+    def send(self, seed: int) -> object:
+        self.seed, self.since = seed, time.perf_counter()
+        self.end.send(seed)
+        return self.end
+
+    def result(self) -> Result:
+        """What the process found; that it ended is a finding too."""
+        self.judged += 1
+        try:
+            found: Result = self.end.recv()
+        except EOFError:
+            self.process.join()
+            self.is_fit = False
+            took = time.perf_counter() - self.since
+            # the alarm may ring where C++ cannot be left by an exception
+            kind, note = "exception", f"the process ended with {self.process.exitcode}"
+            if took > check.SECONDS:
+                kind, note = "timeout", f"more than {check.SECONDS} s"
+            program = write(seeded(self.seed))
+            return Result(
+                self.seed, kind, note, f"{kind}: {note}", program.linear, program.nonlinear, [], [0, 0],
+                sorted(program.traits), {}, took, 0, {},
+            )  # fmt: skip
+        if self.judged == PROGRAMS_A_PROCESS:
+            self.dismiss()
+        return found
+
+    def dismiss(self) -> None:
+        self.is_fit = False
+        self.end.close()
+        self.process.join()
+
+
+def _serve(end: Connection, work: Callable[[int], Result]) -> None:
     torch.set_num_threads(1)
+    while True:
+        try:
+            seed = end.recv()
+        except EOFError:
+            return
+        end.send(work(seed))
 
 
 def _one(seed: int, *, shrink: float, folder: Path | None) -> Result:

@@ -26,6 +26,13 @@ MOVES_ALONG_AN_AXIS = (  # a last axis of two or more
     "torch.select_scatter({h}, {u}.select(-1, 0), -1, 0)", "torch.slice_scatter({h}, {u}[..., 1:], -1, 1)", "torch.slice_scatter({u}, {h}[..., :1], -1, 0, 1)",
     "{h}.scatter(-1, torch.tensor([{n} - 1]).expand(*{h}.shape[:-1], 1), {u}[..., :1])", "{h}.index_fill(-1, torch.tensor([0]), 0.5)",
     "{h}.index_copy(-1, torch.tensor([{n} - 1, 0]), {u}[..., :2])", "torch.index_put({h}, [torch.tensor([0])], {u}[:1])",
+    "torch.tile({h}, (2,))[..., 1:{n} + 1]", "{h}.moveaxis(-1, 0).moveaxis(0, -1)", "{h}.swapdims(0, -1).swapdims(-1, 0)",
+    "torch.take_along_dim({h}, torch.tensor({i}).expand({h}.shape), -1)", "torch.cat(torch.tensor_split({h}, 2, -1)[::-1], -1)",
+    "torch.concat([{h}[..., 1:], {u}[..., :1]], -1)", "{h}.ravel().reshape({h}.shape)", "torch.broadcast_to({h}, (2, *{h}.shape))[1]",
+    "F.embedding(torch.tensor({i}), {h}.reshape(-1, {n}).T).T.reshape({h}.shape)", "{h}.masked_scatter({u} > 1, {u})",
+    "{u}.index_copy(-1, torch.tensor([0]), {h}[..., 1:2])", "torch.rot90({h}.unsqueeze(-1), 1, (-2, -1)).squeeze(-2)",
+    "{h}.scatter(-1, torch.tensor([0]).expand(*{h}.shape[:-1], 1), {h}[..., 1:2])", "torch.hstack([{h}.reshape(-1, {n})[:, 1:], {h}.reshape(-1, {n})[:, :1]]).reshape({h}.shape)",
+    "torch.index_put({h}.movedim(-1, 0), [torch.tensor([1])], {h}.movedim(-1, 0)[:1]).movedim(0, -1)",
 )  # fmt: skip
 SUMS_ALONG_AN_AXIS = (  # (+, x) alone; each at most {n} times as large as the state
     "torch.diagonal({h}.unsqueeze(-1) * {h}.new_ones({n}), dim1=-2, dim2=-1)", "torch.diag_embed({h}).sum(-1)",
@@ -43,6 +50,16 @@ SUMS_ALONG_AN_AXIS = (  # (+, x) alone; each at most {n} times as large as the s
     "(F.bilinear({h}, torch.tanh({u}), torch.linspace(-1, 1, {n} ** 3, dtype=torch.float64).reshape({n}, {n}, {n})) / {n} ** 2)",
     "{h}.scatter_add(-1, torch.tensor({i}).expand({h}.shape), {u})", "{h}.index_add(-1, torch.tensor({i}), {u})",
     "F.batch_norm({h}.reshape(-1, {n}), *torch.linspace(0.5, 1.5, 4 * {n}, dtype=torch.float64).reshape(4, {n}).unbind()).reshape({h}.shape)",
+    "torch.inner({h}, {h}.new_ones({n}, {n}) / {n})", "(torch.linalg.vecdot({h}, torch.tanh({u})).unsqueeze(-1) * {u}.new_ones({n}))",
+    "torch.trapezoid({h}, dim=-1).unsqueeze(-1).expand({h}.shape)", "torch.outer({h}.ravel(), {h}.new_ones(1)).reshape({h}.shape)",
+    "F.linear({h}.new_ones(1, {n}), {h}.reshape(-1, {n})).reshape(*{h}.shape[:-1], 1).expand({h}.shape)",
+    "F.conv1d({h}.reshape(-1, 1, {n}), {h}.new_full((1, 1, 3), 0.3), {h}.new_ones(1), padding=1).reshape({h}.shape)",
+    "F.conv_transpose1d({h}.reshape(-1, 1, {n}), {h}.new_full((1, 1, 3), 0.3), {h}.new_ones(1), padding=1).reshape({h}.shape)",
+    "F.interpolate({h}.reshape(-1, 1, {n}), scale_factor=2.0, mode='linear')[..., ::2].reshape({h}.shape)",
+    "F.pad({h}, (1, 1)).unfold(-1, 3, 1).mean(-1)", "F.unfold({h}.reshape(-1, 1, 1, {n}), (1, 3), padding=(0, 1)).mean(1).reshape({h}.shape)",
+    "(0 * {u}).index_add(-1, torch.tensor({i}), {h})", "(0 * {u}).scatter_add(-1, torch.tensor({i}).expand({h}.shape), {h})",
+    "({h}.scatter_reduce(-1, torch.tensor({i}).expand({h}.shape), {h}, 'sum') / 2)", "torch.gradient({h}, dim=-1)[0]",
+    "torch.subtract(torch.multiply({h}, 0.9), {u})", "torch.true_divide({h}, 2.0)", "(torch.dot({h}.ravel(), torch.ones_like({h}).ravel()) / {h}.numel() * torch.tanh({u}))",
     "torch.conj({h}.to(torch.complex128) * (0.3 + 0.4j)).imag", "torch.conj_physical({h} * (0.3 + 0.4j)).real", "torch.complex({h}, {u}).imag + torch.complex({u}, {h}).imag * 0.5",
 )  # fmt: skip
 OF_THREE = (
