@@ -1,12 +1,13 @@
 """Canonicalize: one way to write one thing.
 
 `alias`, `contiguous` and `clone` of a value that nothing returns are that value; a tensor of one number, or of another
-tensor's shape, does not read that tensor; a write where a mask says is a choice; the two sides of a linear system have
-the same number of axes. Costs one walk over the graph.
+tensor's shape, does not read that tensor; a write where a mask says is a choice; so are values poured into a mask; the
+two sides of a linear system have the same number of axes. Costs one walk over the graph.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -44,9 +45,9 @@ class Canonicalize(Pass):
                 idle = _is_idle(op) or _is_along_nothing(op, made, graph) or (op.kind in _COPIES and not fixed)
                 kept.append(replace(op, kind="alias", args=op.args[:1], attrs=()) if idle else op)
         by_name = graph.by_name()
-        plain = [_added(_by_shape(_filled(op, graph)), by_name) for op in kept]
+        plain = [_added(_put(_by_shape(_filled(op, graph))), by_name) for op in kept]
         filled = [n if n is not op and context.allows(op.result) else op for n, op in zip(plain, kept, strict=True)]
-        for wider in (_level, _chosen):
+        for wider in (_level, _chosen, _poured):
             filled = [new for op in filled for new in (wider(op, graph) if context.allows(op.result) else [op])]
         if not same and filled == list(graph.ops):
             return graph
@@ -124,6 +125,18 @@ def _by_shape(op: Op) -> Op:
     return replace(op, kind=_BY_SHAPE[op.kind], args=(op.args[0], op.type.shape))
 
 
+def _put(op: Op) -> Op:
+    """A tensor that fills is one that is chosen or put: torch's vmap takes its last value for all, or one after the other."""
+    if op.kind not in ("masked_fill", "index_fill") or not isinstance(op.args[-1], Use):
+        return op
+    value = op.args[-1]
+    if op.kind == "masked_fill":
+        return replace(op, kind="where", args=(op.args[1], value, op.args[0]))
+    into, dim, index = op.args[:3]
+    assert isinstance(dim, int) and isinstance(op.type, Type)
+    return replace(op, kind="index_put", args=(into, (*(None,) * (dim % len(op.type.shape)), index), value))
+
+
 def _level(op: Op, graph: Graph) -> list[Op]:
     """A X = B with as many axes in A as in B: under vmap torch takes B for vectors if A has fewer."""
     if op.kind != "linalg_solve" or not all(isinstance(a, Use) for a in op.args[:2]):
@@ -166,6 +179,33 @@ def _chosen(op: Op, graph: Graph) -> list[Op]:
     time = next((o.time for o in graph.ops if o.result == mask.name), None)
     wide = Op(name, "reshape", (mask, type_.shape), (), type_, time, (), op.source)
     return [wide, replace(choice, args=(Use(name), *choice.args[1:]))]
+
+
+def _poured(op: Op, graph: Graph) -> list[Op]:
+    """`masked_scatter` is a choice of elements of its source, each at the count of true places up to it."""
+    if op.kind != "masked_scatter":
+        return [op]
+    into, mask, source = op.args
+    types = {i.name: i.type for i in graph.inputs} | {o.result: o.type for o in graph.ops}
+    type_, given = op.type, types[source.name] if isinstance(source, Use) else None
+    if not isinstance(type_, Type) or not isinstance(given, Type):
+        return [op]
+    count = Type("i64", (math.prod(type_.shape),))
+    made: list[Op] = []
+
+    def add(step: str, kind: str, args: tuple[Arg, ...], type_: Type) -> Use:
+        made.append(Op(f"{op.result}.{step}", kind, args, (), type_, op.time, (), op.source))
+        return Use(made[-1].result)
+
+    marks = add("mask", "expand", (mask, type_.shape), Type("bool", type_.shape))
+    flat = add("marks", "reshape", (marks, count.shape), Type("bool", count.shape))
+    last = add("last", "sub", (add("count", "cumsum", (flat, 0), count), 1), count)
+    place = add("place", "clamp_min", (last, 0), count)
+    numbers = Type(given.dtype, (math.prod(given.shape),))
+    row = add("source", "reshape", (source, numbers.shape), numbers)
+    taken = add("taken", "index", (row, (place,)), Type(given.dtype, count.shape))
+    shaped = add("poured", "reshape", (taken, type_.shape), Type(given.dtype, type_.shape))
+    return [*made, replace(op, kind="where", args=(marks, shaped, into))]
 
 
 def _is_idle(op: Op) -> bool:

@@ -14,11 +14,28 @@ import torch.nn.functional as F
 from cases import zeros
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import linrec
 
 REL = 1e-9
 A3 = torch.tensor([0.9, -0.5, 0.3], dtype=torch.float64)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    count: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def dispatched(call: Callable[..., Any], *args: Any) -> int:
+    """How many operators a call dispatches."""
+    counter = _Counter()  # type: ignore[no-untyped-call]
+    with counter:
+        call(*args)
+    return int(counter.count)
 
 
 def signal(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = True) -> Tensor:

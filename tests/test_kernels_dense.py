@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import test_kernels_scan
 import torch
+from contract import dispatched
 from test_kernels_scan import BOTH, check, near
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import linrec
 from linrec import native
@@ -258,18 +258,6 @@ def test_transitions_that_are_an_input_as_it_is() -> None:
     assert [r.form for r in linrec.report(net).recurrences] == ["associative"]
 
 
-class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("n", [2, 12, 32])
 @pytest.mark.parametrize("name", ["own", "gated", "shared"])
 def test_dense_systems_are_scanned(name: str, n: int) -> None:
@@ -284,9 +272,7 @@ def test_dense_systems_are_scanned(name: str, n: int) -> None:
     for steps in (64, 256):
         inputs = given(name, 4, steps, n)[1]
         net(*inputs)
-        with Count() as counter:
-            net(*inputs)
-        counts.append(counter.count)
+        counts.append(dispatched(net, *inputs))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
             net(*inputs)
         events.append(sum(e.name.startswith("aten::") for e in seen.events() or ()))

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from contract import dispatched
 from programs import Expected, Program, corpus
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import linrec
@@ -280,25 +280,12 @@ def test_nothing_nonlinear_is_called_linear(program: Program) -> None:
 # ---- parallel by count -------------------------------------------------------------------------------
 
 
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that are dispatched."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def dispatched(call: Callable[..., Any], program: Program, steps: int) -> int:
+def operators(call: Callable[..., Any], program: Program, steps: int) -> int:
     """How many operators a call dispatches, after a call that captures and warms up."""
     inputs = program.inputs(program.length(steps), 8)
-    counter = Counter()  # type: ignore[no-untyped-call]
     with torch.set_grad_enabled(program.gradients):
         call(*(x.clone() for x in inputs))
-        with counter:
-            call(*(x.clone() for x in inputs))
-    return counter.count
+        return dispatched(call, *(x.clone() for x in inputs))
 
 
 def returned_a_step(program: Program) -> int:
@@ -316,12 +303,12 @@ def test_parallel_by_count(program: Program, request: pytest.FixtureRequest) -> 
         request.applymarker(pytest.mark.xfail(strict=True, reason="at 512 steps of its own the capture gives up"))
     # A loop grows eightfold and by at least two operators a step; a scan of two levels by sqrt(8) = 2.8.
     (made, _), spread = compiled(program.name), returned_a_step(program)
-    short, long = (dispatched(made, program, n) - spread * n for n in (64, 512))
+    short, long = (operators(made, program, n) - spread * n for n in (64, 512))
     assert long < 4 * short, f"{short} operators at T=64, {long} at T=512"
     if (
         long - short >= 448
     ):  # levels of many operators? Those of a loop grow by 4 over 64, 128, 256, 512, of log(T) levels by 1
-        early, late = (dispatched(made, program, 2 * n) - spread * n - dispatched(made, program, n) for n in (64, 256))
+        early, late = (operators(made, program, 2 * n) - spread * n - operators(made, program, n) for n in (64, 256))
         assert late < 2.8 * early, (
             f"{short} operators at T=64, {long} at T=512: {(long - short) / 448:.1f} for each step"
         )
@@ -331,7 +318,7 @@ def test_parallel_by_count(program: Program, request: pytest.FixtureRequest) -> 
 def test_linear_parts_leave_the_loop(program: Program) -> None:
     # What a step costs must fall, by at least the two operators of a linear recurrence.
     before, after = (
-        dispatched(f, program, 512) - dispatched(f, program, 64) for f in (program.build(), compiled(program.name)[0])
+        operators(f, program, 512) - operators(f, program, 64) for f in (program.build(), compiled(program.name)[0])
     )
     assert after <= before - 2 * 448, f"{before / 448:.1f} operators a step before, {after / 448:.1f} after"
 

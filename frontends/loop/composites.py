@@ -29,7 +29,7 @@ _COMPOSITES = (
     "__and__ __or__ __xor__ __iand__ __ior__ __ixor__"
 ).split()
 # Kernels of their own, whose definition by others torch holds.
-_DEFINED = ("block_diag channel_shuffle deg2rad pixel_shuffle pixel_unshuffle rad2deg rot90 vdot").split()
+_DEFINED = ("block_diag channel_shuffle deg2rad pixel_shuffle pixel_unshuffle rad2deg rot90 take vdot").split()
 
 
 @cache

@@ -127,7 +127,7 @@ class Tangents:
         if arg.name in self.members:
             return Use(self.name(arg.name), arg.delay)
         type_ = self.analysis.type(arg)
-        if type_.dtype[0] not in "fb" or type_.dtype == "bool":
+        if not _has_derivative(type_):
             return 0.0
         if arg not in self.carriers:
             read = self.by_name.get(arg.name)
@@ -199,10 +199,8 @@ class Tangents:
 
     def _moved(self, op: Op) -> Arg:
         """An operator that is linear in all it reads: itself, on derivatives; masks and indices stay."""
-        args = list(op.args)
-        for place in _LINEAR.get(op.kind, (0,)):
-            if place < len(args):
-                args[place] = self._carrier(args[place])
+        places = _NUMBERS.get(op.kind, ())
+        args = [self._carrier(a) if self._is_linear_in(a) or i in places else a for i, a in enumerate(op.args)]
         if op.kind in ("add", "sub", "rsub") and not any(isinstance(a, Use) for a in args[:2]):
             return 0.0
         name = f"{self.recurrence.name}.{op.kind}{len(self.ops)}{self.mark}~"
@@ -210,12 +208,22 @@ class Tangents:
         self.ops.append(replace(op, result=name, args=tuple(args), attrs=attrs, init=()))
         return Use(name)
 
+    def _is_linear_in(self, arg: Arg) -> bool:
+        """Is it a tensor that has a derivative, or several?"""
+        if isinstance(arg, tuple):
+            return any(map(self._is_linear_in, arg))
+        return isinstance(arg, Use) and (arg.name in self.members or _has_derivative(self.analysis.type(arg)))
+
+
+def _has_derivative(type_: Type) -> bool:
+    return type_.dtype[0] in "fb" and type_.dtype != "bool"
+
 
 _REDUCTIONS = {"max": "amax", "min": "amin", "amax": "amax", "amin": "amin", "logsumexp": "logsumexp"}
-_LINEAR: dict[str, tuple[int, ...]] = {
-    "add": (0, 1), "sub": (0, 1), "rsub": (0, 1), "where": (1, 2), "masked_fill": (0, 2), "cat": (0,), "stack": (0,),
-    "constant_pad_nd": (0, 2), "pad": (0, 3), "select_scatter": (0, 1), "slice_scatter": (0, 1), "index_put": (0, 2),
-    "scatter": (0, 3), "index_fill": (0, 3), "index_copy": (0, 3),
+# where what moves numbers takes one of its own, whose derivative is zero
+_NUMBERS: dict[str, tuple[int, ...]] = {
+    "add": (0, 1), "sub": (0, 1), "rsub": (0, 1), "where": (1, 2), "masked_fill": (2,), "constant_pad_nd": (2,), "pad": (3,),
+    "scatter": (3,), "index_fill": (3,),
 }  # fmt: skip
 
 

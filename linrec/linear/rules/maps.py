@@ -147,11 +147,6 @@ def _gather(op: Op, build: Builder) -> Form | Refusal:
     return mapped(op, build, Axes(0, [dim], {i: i for i in others}, touched))
 
 
-@rule("take", semirings=ALL)
-def _take(op: Op, build: Builder) -> Form | Refusal:
-    return mapped(op, build, Axes(0, range(len(build.type(op.args[0]).shape)), {}))
-
-
 @rule("embedding", semirings=ALL)
 def _rows_of(op: Op, build: Builder) -> Form | Refusal:
     # rows of a state that stands for the weight; rows of padding, or those that are scaled, have gradients of their own

@@ -8,7 +8,6 @@ from linrec.dtypes import LONG
 from linrec.ir import Arg, Atom, Op, Type, Use
 from linrec.linear.affine import Factor, Form, Refusal, Term
 from linrec.linear.rules.maps import Axes, applied, chosen_by_the_state, matrix_of, unknown_length
-from linrec.linear.rules.sums import chosen
 from linrec.linear.rules.table import Builder, rule, scaled_by, whole
 from linrec.linear.semirings import ALL, SUM
 
@@ -166,13 +165,3 @@ def _diagonal(op: Op, build: Builder) -> Form | Refusal:
         return Form(tuple(terms))
     full = [whole(o, build.type(a), build) for o, a in zip(rest_, (into, value), strict=True)]
     return Form(tuple(terms), build.clone(op, (*full, *op.args[2:])))
-
-
-@rule("masked_scatter", semirings=ALL)
-def _poured(op: Op, build: Builder) -> Form | Refusal:
-    """Values of outside poured one after the other into the places of a mask."""
-    into, mask, value = op.args
-    if build.form(into) is None or build.form(mask) is not None or build.form(value) is not None:
-        return chosen_by_the_state(op)
-    type_ = _type(op)
-    return chosen(op, build, mask, build.make(op.kind, (build.filled(0.0, type_), mask, value), type_), into)
