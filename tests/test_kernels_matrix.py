@@ -99,6 +99,19 @@ def check(steps: int, parts: Parts, tolerance: float, found: Callable[[int, Part
 
 
 @BOTH
+@pytest.mark.parametrize("decay", ["none", "scalar"])
+@pytest.mark.parametrize("updates", ["vv", "bw", "wvb"])
+def test_what_is_shared_along_some_axes(path: str, updates: str, decay: str) -> None:
+    """Each left vector, inner vector and value along others, or along time."""
+    p = recurrence(70, decay, updates, (0, 1))
+    lefts = [u[:1, :1] if i == 0 else u[:, :, :1] for i, u in enumerate(p.lefts)]
+    inners = [w if w is None or i == 0 else w[:1, :, :1] for i, w in enumerate(p.inners)]
+    values = [v if v is None or i == 0 else v[:, :1] for i, v in enumerate(p.values)]
+    parts = Parts(p.decay, lefts, inners, values, [p.queries[0][:, :1], p.queries[1]], p.delays, p.start)
+    check(70, parts.with_given([x.detach().requires_grad_() for x in parts.given()]), 1e-11)
+
+
+@BOTH
 @STEPS
 @pytest.mark.parametrize("decay", ["none", "scalar", "key"])
 def test_linear_attention(path: str, steps: int, decay: str) -> None:

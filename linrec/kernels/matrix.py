@@ -191,7 +191,7 @@ def _chunked(steps: int, parts: Parts) -> tuple[Tensor, ...]:
     blank = parts.start.new_zeros(()).expand(*passing, count, size, width)
     given = [blank if v is None else chunks(v).expand(*passing, count, size, width) for v in parts.values]
     # rows in the order of time, then of updates: (*P, N, C R, ...)
-    left = torch.stack([_scaled(u, after) for u in lefts], -2).flatten(-3, -2)
+    left = _stacked([_scaled(u, after) for u in lefts], -2).flatten(-3, -2)
     y = torch.stack(given, -2).flatten(-3, -2)
     start, ends = parts.start.unsqueeze(-3), None
     if any(w is not None for w in parts.inners):
@@ -215,10 +215,10 @@ def _chunked(steps: int, parts: Parts) -> tuple[Tensor, ...]:
     reads = []
     for q, delay in zip(queries, parts.delays, strict=True):
         if delay:
-            inside = torch.stack([_shifted(_decayed(_ahead(q), u, levels)) for u in lefts], -1)
+            inside = _stacked([_shifted(_decayed(_ahead(q), u, levels)) for u in lefts], -1)
             seen = _scaled(q, None if inclusive is None else _until(inclusive))
         else:
-            inside = torch.stack([_decayed(q, u, levels) for u in lefts], -1)
+            inside = _stacked([_decayed(q, u, levels) for u in lefts], -1)
             seen = _scaled(q, inclusive)
         read = inside.flatten(-2) @ y + seen @ before
         reads.append(read.flatten(-3, -2)[..., :steps, :].movedim(-2, 0))
@@ -231,14 +231,14 @@ def _solved(
     """(I - L)^-1 applied to the values and to the rows that read the state before the chunk."""
     inclusive = levels[-1][0]
     blank = torch.zeros_like(lefts[0])
-    rows = torch.stack(
+    rows = _stacked(
         [
-            torch.stack([_shifted(_decayed(_ahead(w), u, levels)) if w is not None else _none(u) for u in lefts], -1)
+            _stacked([_shifted(_decayed(_ahead(w), u, levels)) if w is not None else _none(u) for u in lefts], -1)
             for w in inners
         ],
         -3,
     )  # (..., C, R, C, R)
-    known = torch.stack(
+    known = _stacked(
         [blank if w is None else _scaled(w, None if inclusive is None else _until(inclusive)) for w in inners], -2
     ).flatten(-3, -2)
     lower = -rows.flatten(-4, -3).flatten(-2)
@@ -251,6 +251,11 @@ def _solved(
         unitriangular=True,
     )
     return solved[..., : y.shape[-1]], solved[..., y.shape[-1] :]
+
+
+def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """A stack of what may differ in the axes it is shared along."""
+    return torch.stack(torch.broadcast_tensors(*parts), dim)  # type: ignore[no-untyped-call]
 
 
 def _none(u: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ MOVES_ALONG_AN_AXIS = (  # a last axis of two or more
     "torch.tile({h}, (2,))[..., 1:{n} + 1]", "{h}.moveaxis(-1, 0).moveaxis(0, -1)", "{h}.swapdims(0, -1).swapdims(-1, 0)",
     "torch.take_along_dim({h}, torch.tensor({i}).expand({h}.shape), -1)", "torch.cat(torch.tensor_split({h}, 2, -1)[::-1], -1)",
     "torch.concat([{h}[..., 1:], {u}[..., :1]], -1)", "{h}.index_fill(-1, torch.tensor([0]), {u}.mean())", "{h}.masked_fill({u} > 1, {u}.mean())", "torch.diagonal_scatter({h}.reshape(-1, {n}), {u}.reshape(-1, {n}).diagonal()).reshape({h}.shape)",
-    "{u}.masked_scatter({u} > 1, {h})", "{h}.ravel().reshape({h}.shape)", "torch.broadcast_to({h}, (2, *{h}.shape))[1]",
+    "{h}.ravel().reshape({h}.shape)", "torch.broadcast_to({h}, (2, *{h}.shape))[1]",
     "F.embedding(torch.tensor({i}), {h}.reshape(-1, {n}).T).T.reshape({h}.shape)", "{h}.masked_scatter({u} > 1, {u})",
     "{u}.index_copy(-1, torch.tensor([0]), {h}[..., 1:2])", "torch.rot90({h}.unsqueeze(-1), 1, (-2, -1)).squeeze(-2)",
     "{h}.scatter(-1, torch.tensor([0]).expand(*{h}.shape[:-1], 1), {h}[..., 1:2])", "torch.hstack([{h}.reshape(-1, {n})[:, 1:], {h}.reshape(-1, {n})[:, :1]]).reshape({h}.shape)",
