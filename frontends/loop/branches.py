@@ -440,8 +440,8 @@ def _members(flat: Flat, branch: Branch, arm: list[Place]) -> dict[int, list[Op]
 def _is_safe(ops: tuple[Op, ...]) -> bool:
     """May it run where the program would not: without drawing numbers, and with finite derivatives of finite numbers?"""
     kind = ops[0].kind
-    if kind == "dropout":
-        return all(op.args[2] is False for op in ops)
+    if kind in ("dropout", "batch_norm"):
+        return all(op.args[2 if kind == "dropout" else 5] is False for op in ops)
     if kind in ("remainder", "fmod", "floor_divide"):  # by a number, which is not zero where the arm runs
         return not isinstance(ops[0].args[1], Use)
     if kind == "pow":
@@ -456,23 +456,27 @@ GUARDED = {"div": 1, "addcdiv": 2} | dict.fromkeys(
     "reciprocal sqrt rsqrt log log2 log10 log1p exp exp2 expm1 sinh cosh pow".split(), 0
 )
 _SAFE = frozenset("""
-    add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot inner outer addmm addmv baddbmm addbmm einsum
-    cross linalg_cross vecdot kron bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
+    add sub mul neg rsub lerp addcmul where masked_fill mm bmm matmul mv dot addmm addmv baddbmm addbmm einsum
+    cross linalg_cross vecdot bilinear diff avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d scatter
     scatter_add index_add index_copy index_fill index_put _unsafe_index square
     linear conv1d conv2d conv3d tensordot sum mean cumsum amax amin max min maximum minimum clamp clamp_min clamp_max abs
     sign round floor ceil trunc frac relu sigmoid tanh silu gelu softplus sin cos softmax log_softmax
     logsumexp logaddexp layer_norm softsign leaky_relu elu selu celu hardtanh relu6 mish hardsigmoid hardswish log_sigmoid
     softshrink hardshrink tanhshrink threshold erf erfc atan asinh prod cumprod var rms_norm group_norm
     bitwise_and bitwise_or bitwise_xor bitwise_not logical_xor nan_to_num isnan isfinite isinf
-    select slice narrow index_select gather index getitem unbind split chunk split_with_sizes
+    select slice index_select gather index getitem unbind split chunk split_with_sizes
     select_scatter slice_scatter diagonal_scatter diagonal diag_embed tril triu
-    cat stack pad constant_pad_nd flip roll repeat repeat_interleave tile transpose t mT numpy_T permute movedim swapaxes
-    view reshape _unsafe_view flatten unflatten squeeze unsqueeze expand expand_as view_as unfold broadcast_tensors
+    cat stack pad constant_pad_nd flip roll repeat repeat_interleave transpose t permute
+    view reshape _unsafe_view flatten unflatten squeeze unsqueeze expand expand_as view_as unfold
     alias clone contiguous detach lift_fresh_copy to _to_copy type_as float double positive real imag conj _conj conj_physical complex polar
     view_as_real view_as_complex fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2
-    fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift gt lt ge le eq ne logical_and logical_or logical_not
+    fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn gt lt ge le eq ne logical_and logical_or logical_not
     zeros ones full empty zeros_like ones_like full_like new_zeros new_ones new_full arange tensor lift_fresh scalar_tensor
     fill copy
+    conv_transpose1d conv_transpose2d conv_transpose3d adaptive_avg_pool2d im2col col2im grid_sampler affine_grid_generator
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+    trace addr embedding diagonal_copy scatter_reduce tril_indices triu_indices linspace eye
 """.split())  # fmt: skip
 
 
